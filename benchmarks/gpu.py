@@ -110,8 +110,8 @@ class Session:
         return made[:count]
 
 
-def say(name: str, **values: Any) -> None:
-    """Print a line that has no two sides."""
+def print_result(name: str, **values: Any) -> None:
+    """Print a result that compares nothing, as a line of JSON."""
     print(json.dumps({"name": name, **values}), flush=True)
 
 
@@ -122,7 +122,7 @@ def about(session: Session, name: str) -> None:
     import torch
 
     total = comfy.model_management.get_total_memory(session.device) / train.MIB
-    say(
+    print_result(
         name,
         device=comfy.model_management.get_torch_device_name(session.device),
         ours=round(total),
@@ -228,12 +228,12 @@ def waiting(session: Session, name: str, method: str) -> None:
             torch.cuda.set_sync_debug_mode("default")
     of_second = [one for one in seen[parts[0] : parts[1]] if "synchronizing" in str(one.message)]
     places = Counter("/".join([*Path(one.filename).parts[-2:], str(one.lineno)]) for one in of_second)
-    say(name, ours=len(of_second), unit="waits", looked_for=cuda, places=dict(places.most_common(20)))
+    print_result(name, ours=len(of_second), unit="waits", looked_for=cuda, places=dict(places.most_common(20)))
 
 
 def graph(session: Session, name: str) -> None:
     """Steps by a CUDA graph."""
-    say(name, ours=None, unit="s", note="there is no graph yet: a step is launched operation by operation")
+    print_result(name, ours=None, unit="s", note="there is no graph yet: a step is launched operation by operation")
 
 
 def patching(session: Session, name: str) -> None:
@@ -384,7 +384,7 @@ def run(lines: list[Line], session: Session, left: Callable[[], float]) -> None:
     for line in lines:
         needed = 1.0 if session.small else line.seconds
         if left() < needed:
-            say(line.name, skipped=f"it takes up to {needed:.0f} s, and {max(0.0, left()):.0f} s are left")
+            print_result(line.name, skipped=f"it takes up to {needed:.0f} s, and {max(0.0, left()):.0f} s are left")
             continue
         if session.small:
             gc.freeze()  # a collection would take longer than the line
@@ -394,10 +394,10 @@ def run(lines: list[Line], session: Session, left: Callable[[], float]) -> None:
         except Exception as raised:  # whatever it is, the others are still to be measured
             error = f"{type(raised).__name__}: {str(raised).strip()[:500]}"
         if error:
-            say(line.name, error=error)
+            print_result(line.name, error=error)
             session.put_away()
         session.taken[line.name] = round(time.perf_counter() - started, 2)
-    say("gpu.seconds", ours=session.taken, unit="s")
+    print_result("gpu.seconds", ours=session.taken, unit="s")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -312,7 +312,7 @@ def check_names(tests: Mapping[tuple[str, str], list[pytest.Item]]) -> None:
 
 
 def usual(place: str, name: str, cases: list[pytest.Item], older: bool) -> list[pytest.Item]:
-    """Those cases of a test that `make test-all` runs."""
+    """The cases of a test that `make test-all` runs."""
     file = Path(place).name
     if not older:
         return cases
@@ -324,7 +324,7 @@ def usual(place: str, name: str, cases: list[pytest.Item], older: bool) -> list[
 
 
 def once(place: str, name: str, cases: list[pytest.Item], older: bool) -> list[pytest.Item]:
-    """Those of these cases that `make test` runs."""
+    """The ones of these cases that `make test` runs."""
     test, file = f"{place}::{name}", Path(place).name
     if not cases or test in ONLY_IN_ALL:
         return []

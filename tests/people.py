@@ -61,7 +61,7 @@ def lacking_words(pack: Pack) -> list[str]:
 
 
 def main() -> None:
-    """Do it, and say what was to do."""
+    """Make and write what a walk leaves, and print what that was."""
     pack = ask()
     write_pages(pack)
     done: dict[str, Any] = {"stale": make_generated.stale(pack), "words": lacking_words(pack)}

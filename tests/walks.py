@@ -63,7 +63,7 @@ class Step:
 
 def steps() -> list[Step]:
     """All blocks in order. The last "New file `...`" before a block names its file, in a diff the line with +++."""
-    found, section, path = [], "", ""
+    blocks, section, path = [], "", ""
     text = DOCUMENT.read_text(encoding="utf-8")
     pattern = r"^## ([^\n]+)$|New file `([\w./]+)`|^```(\w+)\n(.*?)^```$"
     for match in re.finditer(pattern, text, re.M | re.S):
@@ -71,10 +71,10 @@ def steps() -> list[Step]:
         if match.group(3) == "diff":
             before, *files = re.split(r"^\+\+\+ (\S+)\n", match.group(4), flags=re.M)
             assert not before, f"{section}: a diff begins with the name of its file"
-            found += [Step(section, "diff", *each) for each in zip(files[::2], files[1::2])]
+            blocks += [Step(section, "diff", *each) for each in zip(files[::2], files[1::2])]
         elif match.group(3):
-            found.append(Step(section, match.group(3), path, match.group(4)))
-    return found
+            blocks.append(Step(section, match.group(3), path, match.group(4)))
+    return blocks
 
 
 def sections() -> dict[str, str]:
@@ -155,9 +155,9 @@ def chosen(where: str, whole: Collection[str] = ()) -> str:
 
     whole: names of files of which all is run nevertheless.
     """
-    found = re.findall(r"tests/\w+/(test_\w+)\.py -k (\w+)", "\n".join(line for _, line in commands(where)))
-    files = [file for file, _ in found if file.removeprefix("test_") not in whole]
-    return " or ".join([f"not ({' or '.join(files)})", *(word for _, word in found)])
+    choices = re.findall(r"tests/\w+/(test_\w+)\.py -k (\w+)", "\n".join(line for _, line in commands(where)))
+    files = [file for file, _ in choices if file.removeprefix("test_") not in whole]
+    return " or ".join([f"not ({' or '.join(files)})", *(word for _, word in choices)])
 
 
 @dataclass(frozen=True)

@@ -90,12 +90,12 @@ function readResults(page) {
 export async function results(page, url, prompt) {
   const history = await (await fetch(`${url}/history/${prompt}`)).json()
   const { outputs } = history[prompt]
-  const wanted = Object.entries(outputs).filter(([id, output]) => output.images?.length && !id.includes(':')).map(([id]) => id)
-  await page.waitForFunction((wanted) => wanted.every((id) => {
+  const pictured = Object.entries(outputs).filter(([id, output]) => output.images?.length && !id.includes(':')).map(([id]) => id)
+  await page.waitForFunction((pictured) => pictured.every((id) => {
     const element = document.querySelector(`[data-node-id="${id}"]`)
     const pictures = element ? [...element.querySelectorAll('img')] : window.app.graph.getNodeById(id).imgs ?? []
     return pictures.length && [...pictures].every((picture) => picture.complete && picture.naturalWidth)
-  }), wanted, { timeout: 30000 }).catch(() => {}) // what is not there is told by readResults
+  }), pictured, { timeout: 30000 }).catch(() => {}) // what is not there is told by readResults
   return { outputs, shown: await readResults(page) }
 }
 

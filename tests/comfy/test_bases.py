@@ -30,7 +30,7 @@ NEWER = {"PiD 1.5", "WAN22_WanDancer", "WAN22_WanDancer at 7.5 fps"}
 
 
 def here(bases: list[Base]) -> list[Base]:
-    """Those whose class this ComfyUI has."""
+    """The bases whose class this ComfyUI has."""
     import comfy.supported_models
 
     names = {cls.__name__ for cls in comfy.supported_models.models}
@@ -90,7 +90,7 @@ def is_older() -> bool:
 
 
 def chosen() -> list[Case]:
-    """Those of this ComfyUI; of an older one than the list was made from, one for each class, to save time."""
+    """The cases of this ComfyUI; of an older one than the list was made from, one for each class, to save time."""
     listed = [case for case in cases() if case.base in here(BASES)]
     if not is_older():
         return listed
@@ -312,7 +312,7 @@ def test_the_documentation_lists_the_same(pack: Pack, root: Path) -> None:
 
 
 def test_refused_bases_are_refused_by_name(pack: Pack) -> None:
-    """They are refused before anything is looked at: their latents and captions are of another kind."""
+    """The error comes before anything is looked at: their latents and captions are of another kind."""
     import types
 
     import comfy.supported_models

@@ -99,7 +99,7 @@ def test_model_and_text_encoder(pack: Pack, write: Callable[[Any], None]) -> Non
 
 @pytest.mark.parametrize("algorithm", ["DEFT", "PaRa"])
 def test_what_train_lora_made(pack: Pack, write: Callable[[Any], None], algorithm: str) -> None:
-    """Its files hold P in place of Q."""
+    """Files of Train LoRA hold P in place of Q."""
     import comfy.weight_adapter
 
     model = models.sd3()

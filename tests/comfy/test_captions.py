@@ -51,7 +51,7 @@ def rows(*captions: list) -> list:
 
 
 def losses(pack: Pack, kind: str, latents: list, captions: list, steps: int = 4, **chosen: Any) -> list[float]:
-    """Those of a training on a new model of this kind."""
+    """The losses of a training on a new model of this kind."""
     return train(pack, as_loaded(MAKE[kind]), latents, captions, steps=steps, **chosen).losses
 
 

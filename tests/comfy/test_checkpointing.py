@@ -271,7 +271,7 @@ def test_auto_takes_what_costs_least_and_fits(
 
 
 def test_auto_in_a_training(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It asks for the free memory before ComfyUI is asked to make room, trains in the mode, and says so."""
+    """The trainer asks for the free memory before ComfyUI is asked to make room, trains in the mode, and says so."""
     import comfy.model_management
 
     order: list[str] = []

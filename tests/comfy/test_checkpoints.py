@@ -337,7 +337,7 @@ def test_what_a_training_cost_is_no_part_of_a_files_content(pack: Pack, tmp_path
 
 
 def test_nodes_behind_an_input(pack: Pack) -> None:
-    """Their ids do not count; their values and how they are connected do."""
+    """The ids of nodes do not count; their values and how they are connected do."""
     graph_of = pack.nodes.provenance.graph_of
     prompt = comparison("x") | {
         "lora": node("LoraLoaderModelOnly", model=["model", 0], lora_name="a", strength_model=1)

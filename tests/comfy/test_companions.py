@@ -151,7 +151,7 @@ def test_what_its_writer_computes(pack: Pack, tmp_path: Path, name: str, case: s
 
 @pytest.mark.parametrize("case", ["onetrainer", "onetrainer-scaled"])
 def test_comfyuis_load_lora_reads_onetrainers_oft(pack: Pack, case: str) -> None:
-    """Its own loader has no class for that; what it has one for is left to it."""
+    """ComfyUI has no class of its own for this OFT; what it has one for is left to it."""
     import comfy.sd
 
     model = models.unet()

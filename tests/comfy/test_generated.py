@@ -90,7 +90,7 @@ def font(path: Path) -> None:
 
 
 @pytest.fixture
-def told(stale: list[str], make_generated: Any) -> Callable[[Any], set[str]]:
+def newly_stale(stale: list[str], make_generated: Any) -> Callable[[Any], set[str]]:
     """The files and parts that are named for another pack, and are not for this one as it is."""
 
     def named(lines: list[str]) -> set[str]:
@@ -99,20 +99,20 @@ def told(stale: list[str], make_generated: Any) -> Callable[[Any], set[str]]:
     return lambda other: named(make_generated.stale(other)) - named(stale)
 
 
-def test_a_changed_tooltip_is_told(described: Any, told: Callable[[Any], set[str]]) -> None:
+def test_a_changed_tooltip_is_listed(described: Any, newly_stale: Callable[[Any], set[str]]) -> None:
     nodes = copy.deepcopy(dict(described.nodes))
     nodes["DEFTPrompts"]["input"]["required"]["prompts"][1]["tooltip"] = "Another."
-    assert told(dataclasses.replace(described, nodes=nodes)) == {
+    assert newly_stale(dataclasses.replace(described, nodes=nodes)) == {
         "locales/en/nodeDefs.json locales",
         "web/docs/DEFTPrompts/en.md help",
         "locales: translate what is named here, then make generated PARTS=translated",
     }
 
 
-def test_a_new_input_is_told(described: Any, told: Callable[[Any], set[str]]) -> None:
+def test_a_new_input_is_listed(described: Any, newly_stale: Callable[[Any], set[str]]) -> None:
     nodes = copy.deepcopy(dict(described.nodes))
     nodes["DEFTPrompts"]["input"]["optional"] = {"new": ["MODEL", {"tooltip": "New."}]}
-    assert told(dataclasses.replace(described, nodes=nodes)) == {
+    assert newly_stale(dataclasses.replace(described, nodes=nodes)) == {
         "interface.json interface",
         "locales/en/nodeDefs.json locales",
         "web/docs/DEFTPrompts/en.md help",
@@ -122,31 +122,31 @@ def test_a_new_input_is_told(described: Any, told: Callable[[Any], set[str]]) ->
     }
 
 
-def test_a_new_option_is_told(described: Any, told: Callable[[Any], set[str]]) -> None:
+def test_a_new_option_is_listed(described: Any, newly_stale: Callable[[Any], set[str]]) -> None:
     """One more protocol changes the help pages and no translation."""
     words = copy.deepcopy(described.words)
     words["DEFTLoadScorer"]["protocol"]["mine"] = "as I like it"
-    assert told(dataclasses.replace(described, words=words)) == {
+    assert newly_stale(dataclasses.replace(described, words=words)) == {
         "web/docs/DEFTLoadScorer/en.md help",
         "web/docs/DEFTLoadScorer/zh.md help",
     }
 
 
-def test_a_new_method_is_told(described: Any, told: Callable[[Any], set[str]]) -> None:
-    """Its widgets are those of other methods, its words are for the help pages: no tooltip and no picture changes."""
+def test_a_new_method_is_listed(described: Any, newly_stale: Callable[[Any], set[str]]) -> None:
+    """A method with widgets of others; its words are for the help pages: no tooltip and no picture changes."""
     nodes, words = copy.deepcopy(dict(described.nodes)), copy.deepcopy(described.words)
     options = nodes["DEFTTrainAdapter"]["input"]["required"]["method"][1]["options"]
     options.append({"key": "mine", "inputs": next(each["inputs"] for each in options if each["key"] == "para")})
     words["DEFTTrainAdapter"]["method"]["mine"] = "does what I like"
-    assert told(dataclasses.replace(described, nodes=nodes, words=words)) == {
+    assert newly_stale(dataclasses.replace(described, nodes=nodes, words=words)) == {
         "interface.json interface",
         "web/docs/DEFTTrainAdapter/en.md help",
         "web/docs/DEFTTrainAdapter/zh.md help",
     }
 
 
-def test_a_changed_source_is_told(
-    described: Any, make_generated: Any, told: Callable[[Any], set[str]], monkeypatch: pytest.MonkeyPatch
+def test_a_changed_source_is_listed(
+    described: Any, make_generated: Any, newly_stale: Callable[[Any], set[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = make_generated.workflow_files
     prompt_of, plans = files.prompt_of, files.plans
@@ -159,7 +159,7 @@ def test_a_changed_source_is_told(
 
     monkeypatch.setattr(files, "prompt_of", changed)
     monkeypatch.setattr(files, "plans", lambda: plans() | {"table1": "name: another"})
-    assert told(described) == {
+    assert newly_stale(described) == {
         "example_workflows/load_and_apply.json workflows",
         "example_workflows/api/load_and_apply.json workflows",
         "example_workflows/load_and_apply.jpg thumbnails",
@@ -167,8 +167,8 @@ def test_a_changed_source_is_told(
     }
 
 
-def test_a_changed_blueprint_is_told(
-    described: Any, make_generated: Any, told: Callable[[Any], set[str]], monkeypatch: pytest.MonkeyPatch
+def test_a_changed_blueprint_is_listed(
+    described: Any, make_generated: Any, newly_stale: Callable[[Any], set[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     blueprints = make_generated.workflow_files.blueprints
     whole = blueprints.blueprints()
@@ -180,14 +180,14 @@ def test_a_changed_blueprint_is_told(
         return [first, second, *others]
 
     monkeypatch.setattr(blueprints, "blueprints", changed)
-    assert told(described) == {
+    assert newly_stale(described) == {
         "subgraphs/DEFT Train a subject with LoRA.json blueprints",
         "subgraphs/DEFT Train a subject with DEFT.json blueprints",
     }
 
 
-def test_a_changed_layout_is_told(
-    described: Any, make_generated: Any, told: Callable[[Any], set[str]], monkeypatch: pytest.MonkeyPatch
+def test_a_changed_layout_is_listed(
+    described: Any, make_generated: Any, newly_stale: Callable[[Any], set[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = make_generated.workflow_files
 
@@ -198,7 +198,7 @@ def test_a_changed_layout_is_told(
 
     original = files.arrange
     monkeypatch.setattr(files, "arrange", arrange)
-    assert told(described) == {"example_workflows/sweep_demo.json workflows"}
+    assert newly_stale(described) == {"example_workflows/sweep_demo.json workflows"}
 
 
 @pytest.mark.parametrize(
@@ -222,10 +222,10 @@ def test_a_changed_layout_is_told(
         ),
     ],
 )
-def test_a_changed_training_is_told_of_each_of_its_pictures(
+def test_a_changed_training_lists_each_of_its_pictures(
     described: Any,
     make_generated: Any,
-    told: Callable[[Any], set[str]],
+    newly_stale: Callable[[Any], set[str]],
     monkeypatch: pytest.MonkeyPatch,
     name: str,
     training: dict[str, Any],
@@ -243,13 +243,13 @@ def test_a_changed_training_is_told_of_each_of_its_pictures(
 
     monkeypatch.setattr(files, "prompt_of", changed)
     texts = {f"example_workflows/{name}.json workflows", f"example_workflows/api/{name}.json workflows"}
-    assert told(described) == texts | pictures
+    assert newly_stale(described) == texts | pictures
 
 
-def test_a_changed_title_is_told_of_no_result(
-    described: Any, make_generated: Any, told: Callable[[Any], set[str]], monkeypatch: pytest.MonkeyPatch
+def test_a_changed_title_is_listed_for_no_result(
+    described: Any, make_generated: Any, newly_stale: Callable[[Any], set[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is a text of the workflow, and no picture of what comes out shows it."""
+    """A title is a text of the workflow, and no picture of what comes out shows it."""
     files = make_generated.workflow_files
     prompt_of = files.prompt_of
 
@@ -260,14 +260,14 @@ def test_a_changed_title_is_told_of_no_result(
         return prompt
 
     monkeypatch.setattr(files, "prompt_of", changed)
-    assert told(described) == {
+    assert newly_stale(described) == {
         "example_workflows/compare_methods.json workflows",
         "example_workflows/api/compare_methods.json workflows",
     }
 
 
-def test_a_moved_node_is_told_of_the_pictures_of_the_graph(
-    described: Any, make_generated: Any, told: Callable[[Any], set[str]], monkeypatch: pytest.MonkeyPatch
+def test_a_moved_node_lists_the_pictures_of_the_graph(
+    described: Any, make_generated: Any, newly_stale: Callable[[Any], set[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A change in deft_table1, whose thumbnail is its graph, and in sweep_demo, whose thumbnail is a result."""
     files = make_generated.workflow_files
@@ -280,38 +280,38 @@ def test_a_moved_node_is_told_of_the_pictures_of_the_graph(
         return graph
 
     monkeypatch.setattr(files, "graph_of", moved)
-    assert told(described) == {
+    assert newly_stale(described) == {
         "docs/examples/deft_table1.jpg example_pictures",
         "docs/examples/sweep_demo.jpg example_pictures",
         "example_workflows/deft_table1.jpg thumbnails",
     }
 
 
-def test_a_changed_plan_is_told(
-    described: Any, told: Callable[[Any], set[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_changed_plan_is_listed(
+    described: Any, newly_stale: Callable[[Any], set[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its values; a comment is in no picture."""
+    """Values of a plan are in its pictures; a comment is in none."""
     demo = load_script("make_demo_pictures")
     text = demo.PLAN.read_text(encoding="utf-8")
     plan = tmp_path / "demo.yaml"
     monkeypatch.setattr(demo, "PLAN", plan)
     plan.write_text(f"# another comment\n{text}", encoding="utf-8")
-    assert told(described) == set()
+    assert newly_stale(described) == set()
     plan.write_text(text.replace("Sample.steps: 20", "Sample.steps: 21"), encoding="utf-8")
-    assert told(described) == {
+    assert newly_stale(described) == {
         f"docs/demo_sweep_{name} demo_pictures" for name in ("table.png", "grid.jpg", "page.jpg")
     }
 
 
-def test_what_an_example_has_left_behind_is_told(
-    described: Any, make_generated: Any, told: Callable[[Any], set[str]], monkeypatch: pytest.MonkeyPatch
+def test_what_an_example_has_left_behind_is_listed(
+    described: Any, make_generated: Any, newly_stale: Callable[[Any], set[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = make_generated.workflow_files
     sources = {name: source for name, source in files.sources().items() if name != "sweep_sd15"}
     monkeypatch.setattr(files, "sources", lambda: sources)
     places = ("example_workflows/sweep_sd15.json", "example_workflows/sweep_sd15.jpg")
     places += ("example_workflows/api/sweep_sd15.json", "docs/examples/sweep_sd15.jpg")
-    assert told(described) == {f"{place} has no source any more: remove it" for place in places}
+    assert newly_stale(described) == {f"{place} has no source any more: remove it" for place in places}
 
 
 def test_what_would_break_workflows_is_not_written(described: Any) -> None:

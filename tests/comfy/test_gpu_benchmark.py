@@ -86,7 +86,7 @@ def test_a_line_that_fails_says_so_and_the_next_goes_on(comfyui, gpu, printed) -
     def fail(session: Any, name: str) -> None:
         raise RuntimeError("no kernel image is available")
 
-    lines = [gpu.Line("a", 0, fail), gpu.Line("b", 0, lambda session, name: gpu.say(name, ours=1))]
+    lines = [gpu.Line("a", 0, fail), gpu.Line("b", 0, lambda session, name: gpu.print_result(name, ours=1))]
     gpu.run(lines, gpu.Session(small=True), lambda: 60.0)
     assert printed()[:2] == [
         {"name": "a", "error": "RuntimeError: no kernel image is available"},

@@ -296,7 +296,7 @@ def test_fused_kernels_have_the_gradient_of_their_values(without: Any, name: str
 
 
 def test_cosmos_attention_is_trained(without: Any, comfyui_session: Any) -> None:
-    """Its norms and rotations are fused, also when it is trained."""
+    """Norms and rotations of Cosmos are fused, also when it is trained."""
     import comfy.ops
     from comfy.ldm.cosmos.predict2 import Attention
 

@@ -47,7 +47,7 @@ def test_time_left(pack: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_messages_name_the_previews_that_lie_there(pack: Any, comfyui: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They come with the first message, and with each that has a new one; also those of before this run went on."""
+    """Previews come with the first message, and with each that has a new one; also those of before this run went on."""
     from comfy_execution.utils import CurrentNodeContext
 
     live, server = pack.nodes.live, Server("a browser")

@@ -25,7 +25,7 @@ PEFT_TARGETS += ["to_out.0", "add_v_proj", "to_add_out"]  # of its adapter_confi
 
 
 def test_the_benchmark_trains_the_layers_of_peft(comfyui_session: Any) -> None:
-    """Those that PEFT finds in diffusers' network by its target_modules, by their names in ComfyUI's.
+    """The layers are those that PEFT finds in diffusers' network by its target_modules, by their names in ComfyUI's.
 
     The published number of LoRA's values, 38,338,560, is of these layers with q, k and v apart; here they are one.
     """

@@ -115,7 +115,7 @@ def test_details_are_trained(pack: Pack, name: str, side: int, below: float) -> 
 @pytest.mark.parametrize(("name", "tokens"), [("Flux", 16), ("QwenImage", 16)])
 @pytest.mark.parametrize("side", [512, 1024, 1328])
 def test_shifts_by_size_are_diffusers(pack: Pack, name: str, tokens: int, side: int) -> None:
-    """Its time shift with the constants of the schedulers' configurations, on its logit-normal numbers."""
+    """The time shift of diffusers with the constants of the schedulers' configurations, on its logit-normal numbers."""
     from diffusers import FlowMatchEulerDiscreteScheduler
     from diffusers.training_utils import compute_density_for_timestep_sampling
 

@@ -10,7 +10,7 @@ from aiohttp import web
 
 
 def test_they_are_registered_once(pack: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are not registered again by a second copy of the pack in custom_nodes."""
+    """The routes are not registered again by a second copy of the pack in custom_nodes."""
     routes = pack.nodes.routes
     table = web.RouteTableDef()
     monkeypatch.setattr(routes.PromptServer, "instance", SimpleNamespace(routes=table), raising=False)

@@ -244,7 +244,7 @@ def reports(pack: Pack, adapter: Any, model: Any) -> list[str]:
 
 @pytest.mark.parametrize("kind", ["fp8_e4m3", "fp8_e5m2", "gguf"])
 def test_a_coarse_base_could_be_another(pack: Pack, kind: str) -> None:
-    """Its fine-tune (3 %) looks the same, and that is said; an unrelated base is still told."""
+    """A fine-tune of the base (3 %) looks the same, and that is said; an unrelated base is still told."""
     dtype = {"fp8_e4m3": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}.get(kind, torch.float32)
 
     def coarse(model: Any) -> Any:

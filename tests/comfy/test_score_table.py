@@ -202,7 +202,7 @@ def test_the_score_file_stays_in_the_output_folder(comfyui, tmp_path, name):
 
 @pytest.mark.parametrize("damage", [b"{broken\n", b'{"metric": "DINO"}\n', b"\xff\xfe\n", b"17\n"])
 def test_a_damaged_line_costs_that_line(comfyui, damage):
-    """It is named at the node, and stays in the file as it is."""
+    """The line is named at the node, and stays in the file as it is."""
     path = comfyui.base / "output" / "damaged" / "scores.jsonl"
     path.parent.mkdir(exist_ok=True)
     path.unlink(missing_ok=True)

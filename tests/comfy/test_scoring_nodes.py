@@ -270,7 +270,7 @@ def test_a_scorer_that_lacks_memory_takes_other_models_away(comfyui, monkeypatch
 
 
 def test_verification_of_the_demos_scorers(comfyui):
-    """Those of the pack itself, not the random ones that stand in for them here."""
+    """The scorers are those of the pack itself, not the random ones that stand in for them here."""
     models = ROOT / "demo" / "models"
     verify = comfyui.module("scoring.verify")
     assert verify.verify(verify.load_file(models / "deft_demo_clip.safetensors")).passed is True

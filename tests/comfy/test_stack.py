@@ -216,7 +216,7 @@ def comfyroll_apply(model: Any, clip: Any, lora_stack: Stack) -> tuple[Any, Any]
 
 
 def test_round_trip_with_another_pack(stack: Any, files: Files) -> None:
-    """Its stack in, ours out, and its reader does with that what this node has done."""
+    """Comfyroll's stack in, ours out, and its reader does with that what this node has done."""
     model = models.sd3()
     theirs = comfyroll_stack(
         [("On", files["lora"][0], 0.7, 0.2), ("Off", files["loha"][0], 1.0, 1.0), ("On", files["para"][0], 0.5, 0.5)]

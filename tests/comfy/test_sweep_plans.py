@@ -141,7 +141,7 @@ def cell(name: str, **labels: str) -> Prompt:
 
 
 def test_the_csv_files_are_those_of_dreambooth() -> None:
-    """Its own list has classes and prompts; which subjects are alive is told by their classes."""
+    """DreamBooth's own list has classes and prompts; which subjects are alive is told by their classes."""
     if not DATA.is_dir():
         pytest.skip(f"DreamBooth's data is not in {DATA}")
     text = (DATA / "prompts_and_classes.txt").read_text()

@@ -95,7 +95,7 @@ def test_leaves_in_place_of_factors(pack: Pack) -> None:
 
 @pytest.mark.parametrize("kind", ["Linear", "Conv2d"])
 def test_weights_that_are_at_hand(pack: Pack, kind: str) -> None:
-    """They are in the layer's own memory as long as they are the layer's and can be used as they lie."""
+    """The tensors are in the layer's own memory as long as they are the layer's and can be used as they lie."""
     import comfy.ops
 
     with torch.inference_mode():

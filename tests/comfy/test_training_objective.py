@@ -225,7 +225,7 @@ def test_shifts_of_noise_levels(pack: Pack) -> None:
 
 
 def test_cosmos_predict_2_is_a_flow_model(pack: Pack) -> None:
-    """Its sigma goes to 80, and t = sigma / (1 + sigma): logit-normal as its maker draws it, 0.22, 0.50 and 0.78."""
+    """The sigma goes to 80, and t = sigma / (1 + sigma): logit-normal as its maker draws it, 0.22, 0.50 and 0.78."""
     from .bases import BASES
 
     model = next(base for base in BASES if base.name == "CosmosT2IPredict2").model()

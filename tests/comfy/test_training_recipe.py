@@ -308,7 +308,7 @@ def test_too_little_memory_is_said_before_the_first_step(pack: Pack, monkeypatch
 
 
 def test_previews_are_without_the_training_adapter(pack: Pack) -> None:
-    """It is on the model that is trained, and comes off and back on for each preview."""
+    """The adapter is on the model that is trained, and comes off and back on for each preview."""
     plain = as_loaded(models.sd3)
     first = train(pack, plain, steps=4, seed=5).adapter
     patched = pack.apply(first, plain, strength_model=4.0)[0]

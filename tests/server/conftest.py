@@ -51,7 +51,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Those that need the page come last: it is drawn as long as it is open."""
+    """Sort tests that need the page last: it is drawn as long as it is open."""
     items.sort(key=lambda item: "drive_browser" in getattr(item, "fixturenames", ()))
 
 

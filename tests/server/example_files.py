@@ -65,7 +65,7 @@ def with_own_ids(prompt: dict[str, Any]) -> dict[str, Any]:
 
 
 def missing_files(path: Path) -> set[str]:
-    """Those of NOT_HERE that an example names."""
+    """The files of NOT_HERE that an example names."""
     nodes = json.loads((WORKFLOWS / "api" / path.name).read_text()).values()
     return {value for node in nodes for value in node["inputs"].values() if isinstance(value, str)} & NOT_HERE
 

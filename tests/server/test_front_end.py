@@ -239,7 +239,7 @@ def test_browser_sees_what_is_missing(in_page: Seen, broken: Path, mode: str) ->
 
 
 def test_template_browser(in_language: Seen) -> None:
-    """It lists the pack's examples with their thumbnails, and a click opens one."""
+    """The browser lists the pack's examples with their thumbnails, and a click opens one."""
     path = WORKFLOWS / f"{TEMPLATE}.json"
     seen = in_language("en", "templates")
     assert sorted(card["name"] for card in seen["listed"]) == [path.stem for path in UI_FILES]
@@ -307,7 +307,7 @@ def test_runs_from_the_page(in_page: Seen, mode: str, path: Path) -> None:
             assert all(shown["pictures"])
             shown_pictures += 1
         elif output.get("text"):
-            assert_told(shown["text"], output["text"], types[node_id])
+            assert_texts_shown(shown["text"], output["text"], types[node_id])
     assert shown_pictures or not any("Image" in kind or "Grid" in kind for kind in types.values())
 
 
@@ -319,10 +319,10 @@ def assert_compared(shown: dict[str, Any], texts: list[str]) -> None:
     assert re.match(rf"Recommended: step ({STEPS // 2}|{STEPS})\. ", text)
     place = r"output/choose_a_checkpoint/training_\w+/adapter_\d+\.safetensors"
     assert re.search(rf"^The file: {place}, strength 1\.$", text, re.MULTILINE)
-    assert_told(shown["text"], texts, "DEFTCompareCheckpoints")
+    assert_texts_shown(shown["text"], texts, "DEFTCompareCheckpoints")
 
 
-def assert_told(shown: str, texts: list[str], kind: str) -> None:
+def assert_texts_shown(shown: str, texts: list[str], kind: str) -> None:
     """A text at the node: the trainers keep their last step, all others what they have made."""
     if kind not in TRAINERS:
         assert "".join("".join(texts).split()) in "".join(shown.split()), (kind, shown)

@@ -137,7 +137,7 @@ def test_the_server_goes_on(server: Any, outside: Path) -> None:
 
 
 def test_the_protocols_that_are_ready(server: Any) -> None:
-    """Those that Load Scorer names; the demo's needs nothing else."""
+    """The same protocols as Load Scorer names; the demo's needs nothing else."""
     _, headers, body = ask(server, "/deft/v1/protocols")
     assert headers["Cache-Control"] == "no-store"
     prompt = {

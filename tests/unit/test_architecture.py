@@ -462,7 +462,7 @@ def test_one_file_knows_how_weights_are_stored() -> None:
 
 
 def test_what_workflows_are_made_from_stands_alone() -> None:
-    """It is data and text: no folder of the pack, no ComfyUI, no server."""
+    """The sources are data and text: no folder of the pack, no ComfyUI, no server."""
     own = set(FOLDERS) | {"deft_pack", "benchmarks", "tests", "scripts", "workflow_sources"}
 
     def wrong(path: Path) -> list[str]:
@@ -578,7 +578,7 @@ def test_the_checks_see_what_they_look_for(tmp_path: Path) -> None:
 
 
 def test_circles_are_seen(tmp_path: Path) -> None:
-    """Those through a package's __init__.py and within a function are seen, not those for type checkers."""
+    """Imports through a package's __init__.py and within a function are seen, not those for type checkers."""
     room = tmp_path / "room"
     room.mkdir()
     texts = {
@@ -596,7 +596,7 @@ def test_circles_are_seen(tmp_path: Path) -> None:
 
 
 def test_arrows_within_a_room_are_seen(tmp_path: Path) -> None:
-    """Those within a function and of a folder below are seen; the right way round there is none."""
+    """Imports within a function and of a folder below are seen; the right way round there is none."""
     arrows: dict[str, set[str]] = {"room/late": {"room/early"}, "room/early": set()}
     texts = {
         "early/a": "",

@@ -229,7 +229,7 @@ def code_words(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("path", DOCS, ids=name_of)
 def test_files_and_folders_in_code_font_are_there(path: Path) -> None:
-    """Those that begin with one of the pack's own folders or are one of its files at the top."""
+    """Paths that begin with one of the pack's own folders or are one of its files at the top."""
     made = set(re.findall(r"New file `([^`]+)`", path.read_text(encoding="utf-8")))  # by the walks
     missing = []
     for word in code_words(path):
@@ -297,7 +297,7 @@ def test_the_readers_see_what_they_look_for(tmp_path: Path) -> None:
 
 
 def test_the_counts_of_nodes_and_wires() -> None:
-    """Those of docs/comparison.md that are this pack's, in its own template and blueprint."""
+    """The counts of docs/comparison.md that are this pack's, in its own template and blueprint."""
     text = (ROOT / "docs" / "comparison.md").read_text(encoding="utf-8")
     counts = dict(re.findall(r"^\| this pack, (\w+) \| (\d+ \| \d+) \|", text, re.M))
     graph = json.loads((ROOT / "example_workflows" / "1 Train my subject (SDXL).json").read_text())

@@ -265,7 +265,7 @@ def test_subgraphs_run_alike_in_all_front_ends(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_nodes_have_all_their_sockets(name: str) -> None:
-    """Those that came later, too, which the page would add."""
+    """Sockets that came later, too, which the page would add."""
     graph = ui(name)
     for node in [*graph["nodes"], *(node for one in subgraphs(graph) for node in one["nodes"])]:
         words = INTERFACE.get(node["type"], {"inputs": {}})["inputs"]

@@ -54,7 +54,7 @@ time.sleep(600)
 def test_a_forked_server_is_a_process_of_its_own(
     faults: Any, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It runs main.py as a Python that is started anew does, with nothing of the pack's loaded, and can be killed."""
+    """A fork runs main.py as a newly started Python does, with nothing of the pack's loaded, and can be killed."""
     forked = load_script("forked_server")
     monkeypatch.setattr(forked, "LIBRARIES", ("json",))  # not the large ones
     monkeypatch.setattr(sys, "path", [*sys.path, str(SCRIPTS)])  # as when one of them is run

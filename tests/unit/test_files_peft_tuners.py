@@ -34,7 +34,7 @@ def hra(folder: Path, **record: Any) -> Path:
 
 
 def test_peft_is_imported_when_such_a_folder_is_read(root: Path, tmp_path: Path) -> None:
-    """It takes seconds: here it is asked for, and not found."""
+    """The import takes seconds: here it is asked for, and not found."""
     save_file({"a.lora_A.weight": torch.ones(2, 8), "a.lora_B.weight": torch.ones(8, 2)}, tmp_path / "lora.safetensors")
     code = f"""
 import importlib.util, sys

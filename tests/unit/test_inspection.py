@@ -148,7 +148,7 @@ def test_ranks_of_known_spectra(rank: int) -> None:
 
 
 def test_no_product_of_the_outer_sizes_is_formed() -> None:
-    """Its 160 GB would not fit: 200 000 x 200 000."""
+    """A product of 160 GB would not fit: 200 000 x 200 000."""
     up, down = random(200_000, 3, seed=1), random(3, 200_000, seed=2)
     sigma = inspection.singular_values(up, down)
     gram = (up.double().T @ up.double()) @ (down.double() @ down.double().T)

@@ -78,6 +78,30 @@ def expected_delta(name: str, factors: Any, weight: Tensor, removal: float = 1.0
     return change.reshape(weight.shape)
 
 
+IDENTITY, WEIGHT = torch.eye(24), torch.randn(24, 20, generator=generator(11))
+BASIS = torch.linalg.qr(torch.randn(24, 4, generator=generator(12)))[0]
+UP, DOWN = torch.randn(24, 4, generator=generator(13)), torch.randn(4, 20, generator=generator(14))
+# By method the tensors of a layer, as in a file, and the weight that they make of WEIGHT: the paper's formula.
+WRITTEN: dict[str, tuple[dict[str, Tensor], Tensor]] = {
+    "lora": ({"lora_up.weight": UP, "lora_down.weight": DOWN, "alpha": torch.tensor(2.0)}, WEIGHT + UP @ DOWN / 2),
+    "deft": ({"deft_Q": BASIS, "deft_R": DOWN}, (IDENTITY - BASIS @ BASIS.T) @ WEIGHT + BASIS @ DOWN),
+    "para": ({"deft_Q": BASIS}, (IDENTITY - BASIS @ BASIS.T) @ WEIGHT),
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_tensors_of_a_file_mean_the_formula(name: str) -> None:
+    tensors, changed = WRITTEN[name]
+    method = methods.get(name)
+    assert methods.method_of(tensors) is method
+    factors = method.from_tensors(tensors)
+    assert relative(method.delta(factors, WEIGHT), changed - WEIGHT) < 1e-6
+    up, down = method.to_lora(factors, WEIGHT)
+    assert relative(up @ down, changed - WEIGHT) < 1e-6
+    again = method.from_tensors(method.to_tensors(factors))
+    assert torch.equal(method.delta(again, WEIGHT), method.delta(factors, WEIGHT))
+
+
 @pytest.mark.parametrize("alpha", ALPHAS)
 @pytest.mark.parametrize("rank", RANKS)
 @pytest.mark.parametrize("kind", KINDS)

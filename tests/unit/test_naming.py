@@ -70,12 +70,13 @@ MID_AIR = frozenset(
         *("After", "Against", "Among", "And", "As", "At", "Because", "Before", "Behind", "Below", "Beside", "Between"),
         *("But", "By", "Even", "For", "From", "In", "Into", "Like", "Not", "Of", "On", "Once", "Or", "Since", "So"),
         *("Than", "That", "Through", "To", "Whose", "With", "Within", "Without", "Also"),
+        *("It", "Its", "They", "Their", "Those"),
     )
 )
 
 
 def in_mid_air(text: str) -> list[str]:
-    """The docstrings of a file that begin with a preposition or a conjunction, as in "Of all values."."""
+    """The docstrings of a file that begin with a preposition, a conjunction or a pronoun, as in "Of all values."."""
     kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
     docstrings = [ast.get_docstring(node) or "" for node in ast.walk(ast.parse(text)) if isinstance(node, kinds)]
     return [each.partition("\n")[0] for each in docstrings if re.split(r"\W", each, maxsplit=1)[0] in MID_AIR]
@@ -97,7 +98,7 @@ def test_docstrings_in_mid_air_are_seen() -> None:
 
 
 def test_repeated_names_are_seen(tmp_path: Path) -> None:
-    """Those of constants, type aliases and classes; not private ones, nor what a convention allows in that folder."""
+    """Names of constants, types and classes; not private ones, nor what a convention allows in that folder."""
     texts = {
         "nodes/a.py": "NODES = [1]\nMETHODS: dict = {}\n_FEW = 1\nRow = tuple[int, str]\n",
         "nodes/b.py": "NODES = [2]\nclass Row: ...\n_FEW = 2\nMETHODS = ONE = 2\n",

@@ -111,7 +111,7 @@ def test_a_run_is_read_at_its_end_whatever_was_last_known_of_it(page: Any) -> No
 
 
 def test_scores_come_with_their_previews(page: Any) -> None:
-    """They come by message and from the run's folder; an answer from before a message takes none away."""
+    """The scores come by message and from the run's folder; an answer from before a message takes none away."""
     seen = page("""
       const scores = [[0, { DINO: 0.25, 'CLIP-T': 0.5 }], [50, { DINO: 0.75, 'CLIP-T': null }]]
       message(1, 50, [0, 50], 'job', scores)

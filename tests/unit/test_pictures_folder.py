@@ -135,7 +135,7 @@ def test_least_repeats() -> None:
 
 
 def test_buckets_of_sdxl() -> None:
-    """They have the sizes that SDXL was trained in (arXiv 2307.01952, appendix I) with sides up to twice 1024."""
+    """Buckets have the sizes that SDXL was trained in (arXiv 2307.01952, appendix I) with sides up to twice 1024."""
     sizes = set(buckets(1024, 64))
     assert {(1024, 1024), (1152, 896), (832, 1216), (768, 1344), (1536, 640), (1856, 512)} <= sizes
     assert all(w % 64 == 0 and h % 64 == 0 and w * h <= 1024**2 and max(w, h) <= 2048 for w, h in sizes)

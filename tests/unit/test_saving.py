@@ -169,7 +169,7 @@ def test_a_native_file_is_shown_by_lora_manager(tmp_path: Path, method: str) -> 
 
 
 def test_captions_are_counted_as_kohya_counts_them() -> None:
-    """Its DreamBooth data set counts them: between commas, without spaces around, in lower case, once a picture."""
+    """Kohya's DreamBooth data set counts texts between commas, without spaces around, in lower case, once a picture."""
 
     def kohya(texts: list[str]) -> dict[str, int]:
         counts: dict[str, int] = {}

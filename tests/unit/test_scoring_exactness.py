@@ -90,13 +90,13 @@ def folder(tmp_path_factory) -> Path:
 
 def once(feature: Callable[[Any], torch.Tensor]) -> Callable[[Any], torch.Tensor]:
     """A reference that computes each picture or text once: several tests, and all pairs of one, ask for the same."""
-    known: dict[Any, torch.Tensor] = {}
+    computed: dict[Any, torch.Tensor] = {}
 
     def kept(given: Image.Image | str) -> torch.Tensor:
         key = given if isinstance(given, str) else (given.mode, given.size, given.tobytes())
-        if key not in known:
-            known[key] = feature(given)
-        return known[key]
+        if key not in computed:
+            computed[key] = feature(given)
+        return computed[key]
 
     return kept
 
@@ -149,10 +149,10 @@ def furthest(a: torch.Tensor, b: torch.Tensor) -> float:
 def test_features_of_every_kind_of_picture(kind: str, loop: Loop, dreambooth: Scorer, dino16):
     mine, theirs = ours(kind), picture(kind)
     assert np.array_equal(np.asarray(mine), np.asarray(theirs))
-    found = embed_images(dreambooth.backbones, [mine], store=dreambooth.store).features
-    assert furthest(found["clip"], loop.clip_image(theirs)) <= LIMIT
-    assert furthest(found["dino"], dino16(theirs)) <= LIMIT
-    assert furthest(found["dinov2"], loop.dinov2_image(theirs)) <= LIMIT
+    embedded = embed_images(dreambooth.backbones, [mine], store=dreambooth.store).features
+    assert furthest(embedded["clip"], loop.clip_image(theirs)) <= LIMIT
+    assert furthest(embedded["dino"], dino16(theirs)) <= LIMIT
+    assert furthest(embedded["dinov2"], loop.dinov2_image(theirs)) <= LIMIT
 
 
 def test_batches_of_one_and_eight(dreambooth: Scorer, bench: Scorer, loop: Loop, dino16):
@@ -168,16 +168,16 @@ def test_batches_of_one_and_eight(dreambooth: Scorer, bench: Scorer, loop: Loop,
     assert furthest(eight, torch.cat([loop.clip_image(image) for image in theirs.values()])) <= LIMIT
     assert furthest(features("clip", list(SIZES)[:2], 1), eight[:2]) <= LIMIT
     for name, reference in (("dino", dino16), ("dinov2", loop.dinov2_image)):
-        found = features(name, IN_ONE_BATCH, 8)
-        assert furthest(found, torch.cat([reference(theirs[kind]) for kind in IN_ONE_BATCH])) <= LIMIT
+        embedded = features(name, IN_ONE_BATCH, 8)
+        assert furthest(embedded, torch.cat([reference(theirs[kind]) for kind in IN_ONE_BATCH])) <= LIMIT
     dino = {"dino": bench.backbones["dino"]}
-    found = embed_images(dino, [ours(kind) for kind in BENCH], store=bench.store, batch=8).features["dino"]
-    assert furthest(found, torch.cat([loop.dino_image(picture(kind)) for kind in BENCH])) <= LIMIT
+    embedded = embed_images(dino, [ours(kind) for kind in BENCH], store=bench.store, batch=8).features["dino"]
+    assert furthest(embedded, torch.cat([loop.dino_image(picture(kind)) for kind in BENCH])) <= LIMIT
 
 
 def test_texts(dreambooth: Scorer, loop: Loop):
-    found = dreambooth.backbones["clip"].encode_texts(TEXTS)
-    assert furthest(found, torch.cat([loop.clip_text(text) for text in TEXTS])) <= LIMIT
+    embedded = dreambooth.backbones["clip"].encode_texts(TEXTS)
+    assert furthest(embedded, torch.cat([loop.clip_text(text) for text in TEXTS])) <= LIMIT
 
 
 def test_plain_gelu_is_another_model(folder: Path, loop: Loop):
@@ -210,7 +210,7 @@ def test_dreambench_plus_from_files_to_scores(bench: Scorer, loop: Loop, tmp_pat
 
 
 def test_clip_t_as_in_the_deft_authors_code(bench: Scorer, loop: Loop, tmp_path: Path):
-    """Their `text.split(".")[0]` in DreamBench++'s own loop; the other metrics are the same."""
+    """The `text.split(".")[0]` in DreamBench++'s own loop; the other metrics are the same."""
     texts = ["a dog in the jungle. It is 5.30 p.m. and the sun is low", " a red bear plushie, photographed at noon!"]
     images, references = saved(tmp_path / "images", BENCH, 0), saved(tmp_path / "references", BENCH_REFERENCES, 0)
     expected = loop.run(images, references, [text.split(".")[0] for text in texts])
@@ -295,7 +295,7 @@ def test_torchmetrics_clip_score(dreambooth: Scorer, loop: Loop):
 
 
 def test_verification_does_what_the_publishers_of_its_numbers_do(dreambooth: Scorer, loop: Loop):
-    """Their examples with the weights that are here; only OpenAI's own give the published numbers."""
+    """The publishers' examples with the weights that are here; only OpenAI's own give the published numbers."""
     from torchmetrics.functional.multimodal import clip_score
 
     clip = dreambooth.backbones["clip"]
@@ -315,17 +315,17 @@ def test_verification_does_what_the_publishers_of_its_numbers_do(dreambooth: Sco
 
 def test_openais_numbers_are_asked_of_files_that_look_like_openais(folder: Path, dino16, tmp_path: Path):
     """A ViT-B/32 of another kind is told by its numbers; a DINO has no published ones."""
-    found = verify(load_for_check(folder / "clip-vit-base-patch32" / "model.safetensors"))
-    assert found.model == "CLIP ViT-B/32 (transformers names)"
-    assert found.passed is False
-    assert [result.source for result in found.results[:2]] == [check.source for check in CHECKS["CLIP ViT-B/32"]]
+    verification = verify(load_for_check(folder / "clip-vit-base-patch32" / "model.safetensors"))
+    assert verification.model == "CLIP ViT-B/32 (transformers names)"
+    assert verification.passed is False
+    assert [result.source for result in verification.results[:2]] == [check.source for check in CHECKS["CLIP ViT-B/32"]]
     shutil.copy(folder / "dino_deitsmall16_pretrain.pth", tmp_path / "dino.pth")
-    found = verify(load_for_check(tmp_path / "dino.pth"))
-    assert found.passed is None
-    assert found.name == "DINO ViT-S/16"
-    assert "nobody has published" in found.report()
+    verification = verify(load_for_check(tmp_path / "dino.pth"))
+    assert verification.passed is None
+    assert verification.name == "DINO ViT-S/16"
+    assert "nobody has published" in verification.report()
     (tmp_path / "dino.json").write_text('{"sha256": "of another program"}')
-    assert verify(load_for_check(tmp_path / "dino.pth")) == found
+    assert verify(load_for_check(tmp_path / "dino.pth")) == verification
     save_file({"a": torch.zeros(1)}, tmp_path / "nothing.safetensors")
     with pytest.raises(ValueError, match="looks like no model that is known here; known are CLIP ViT-B/32"):
         load_for_check(tmp_path / "nothing.safetensors")
@@ -396,7 +396,7 @@ def negated(clip: Backbone) -> Backbone:
 
 
 def test_pefts_similarity_and_drift(loop: Loop, bench: Scorer):
-    """Its formulas with DINOv2-small in place of -base, which has the same code."""
+    """The formulas of PEFT with DINOv2-small in place of -base, which has the same code."""
     spec = get_protocol("dreambench++").backbones["dinov2"]
     small = Protocol("peft", "", tuple(replace(measure, backbone=spec) for measure in get_protocol("peft").measures))
     scorer = replace(bench, protocol=small)

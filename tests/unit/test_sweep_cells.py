@@ -151,7 +151,7 @@ def test_equal_models_are_told_by_equal_bytes(tmp_path: Path) -> None:
 
 
 def test_a_training_that_is_not_cut_out_counts_as_a_model(tmp_path: Path) -> None:
-    """It is in the server's memory as long as the cells need the same one."""
+    """A training is in the server's memory as long as the cells need the same one."""
     workflow = training()
     workflow["10"]["inputs"]["text"] = ["4", 2]  # the trainer's report
     text = "axes: {rank: {into: Train.method.rank, values: [2, 4]}, seed: {into: Sample.seed, seeds: 2}}\n"
@@ -185,7 +185,7 @@ axes:
 
 
 def test_the_strength_of_an_adapter_is_slower_than_a_text(tmp_path: Path) -> None:
-    """It changes the model; a caption of the training comes before what is sampled with, too."""
+    """A strength changes the model; a caption of the training comes before what is sampled with, too."""
     text = """
 axes:
   cfg: {into: Sample.cfg, values: [1, 2]}
@@ -612,7 +612,7 @@ def beside_another() -> Workflow:
 
 @pytest.mark.parametrize("first", ["4", "11"])
 def test_a_training_that_no_picture_needs(tmp_path: Path, first: str) -> None:
-    """Its adapter is used beside another trainer's report alone, so in that one's training cell, and is run before."""
+    """The adapter is used beside another trainer's report alone, so in that training cell, and is run before."""
     workflow = beside_another()
     compiler, cells = compiled(tmp_path, {first: workflow[first], **workflow})
     by_node = {each.node: each for each in cells.trainings.values()}

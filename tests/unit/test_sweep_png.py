@@ -208,7 +208,7 @@ def test_bad_texts():
 
 
 def test_comfyui_reads_the_texts_as_pil_does():
-    """Its front end does so (getFromPngBuffer): tEXt and iTXt, both taken for UTF-8."""
+    """ComfyUI's front end does so (getFromPngBuffer): tEXt and iTXt, both taken for UTF-8."""
     texts = {}
     for kind, body in chunks(with_text(saved(picture("RGB")), TEXTS)):
         if kind in (b"tEXt", b"iTXt"):

@@ -24,7 +24,7 @@ class Terminal(io.StringIO):
 
     @property
     def rows(self) -> list[str]:
-        """Its rows: a carriage return goes back to the start of the row, where other text takes the old one's place."""
+        """The rows: a carriage return goes back to the start of the row, where other text takes the old one's place."""
         rows, column = [""], 0
         for letter in self.getvalue():
             if letter == "\r":

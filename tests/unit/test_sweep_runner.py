@@ -72,7 +72,7 @@ def test_a_cell_whose_server_died_is_run_once_more(tmp_path: Path) -> None:
 
 
 def test_a_cell_that_kills_its_server_is_not_tried_for_ever(tmp_path: Path) -> None:
-    """It is written down as failed, its pictures are left out, and the others are done."""
+    """The cell is written down as failed, its pictures are left out, and the others are done."""
     result, store, worker, deadly, _ = ran(tmp_path, times=5)
     assert dict(result.counts) == {"done": 3, "failed": 1}
     assert result.blocked == 2

@@ -88,7 +88,7 @@ def test_a_server_whose_guard_was_killed_stays_until_the_next_one(folder: Path) 
 
 
 def test_orphans_of_a_store_are_ended_and_named(folder: Path) -> None:
-    """Those that a living runner holds are left alone."""
+    """Servers that a living runner holds are left alone."""
     store = Store.open(folder / "store", "ducks")
     (folder / "store" / "work").mkdir()
     orphans = {}

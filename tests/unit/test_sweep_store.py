@@ -213,7 +213,7 @@ def test_many_make_the_same_store_at_once(tmp_path: Path) -> None:
 
 
 def test_the_mark_of_a_runner_that_died_while_it_took_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its mark keeps others out while it is fresh; the first that finds it old removes it, the next look has the claim.
+    """The mark keeps others out while it is fresh; the first that finds it old removes it, the next look has the claim.
     Of two that remove it at once, the second finds nothing to remove and just looks again."""
     store = Store.open(tmp_path, "plan")
     claim, mark = (tmp_path / "claims" / name for name in (KEY, f"{KEY}.takeover"))
@@ -376,7 +376,7 @@ def test_a_full_disk_is_named_with_the_file(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_what_the_system_refuses_the_store(tmp_path: Path) -> None:
-    """Its own folders and claims: each with the file's name and what to do. A file stands where a folder should."""
+    """The store's own folders and claims: each with the file's name and what to do. A file has the name of a folder."""
     store = Store.open(tmp_path, "plan")
     scratch = fill(store)
     for name in ("done", "claims"):

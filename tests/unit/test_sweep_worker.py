@@ -17,7 +17,7 @@ from deft_pack.sweeps.worker import number_in
 
 
 def test_checkpoints_of_ended_trainings_go(tmp_path: Path) -> None:
-    """Those of a training that runs stay, also where one of its files goes while we look."""
+    """Checkpoints of a training that runs stay, also where one of its files goes while we look."""
     long_ago = time.time() - 100
     for name in ("ended", "running", "renaming"):
         folder = tmp_path / "output" / "training" / name

@@ -61,7 +61,7 @@ def test_publishing_needs_the_owner(
 
 
 def test_tests(workflows: dict[str, dict[str, Any]], root: Path) -> None:
-    """It calls a target of the Makefile."""
+    """The workflow calls a target of the Makefile."""
     (command,) = (step["run"] for step in steps(workflows["test"]) if "run" in step)
     program, target = command.split()
     assert program == "make"

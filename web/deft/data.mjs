@@ -62,16 +62,16 @@ export function loadRun(id) {
 // Steps and previews that come by message meanwhile stay.
 async function read(run) {
   run.sent = {}
-  const found = await answer(`${ROUTE}/${encodeURIComponent(run.id)}`).catch(() => null)
-  run.missing = !found
-  if (!found) return
-  const last = found.curve.step.at(-1) ?? 0
+  const record = await answer(`${ROUTE}/${encodeURIComponent(run.id)}`).catch(() => null)
+  run.missing = !record
+  if (!record) return
+  const last = record.curve.step.at(-1) ?? 0
   const newer = run.step.findIndex((step) => step > last)
-  const later = newer < 0 || found.state !== 'running' ? [[], []] : [run.step.slice(newer), run.loss.slice(newer)]
+  const later = newer < 0 || record.state !== 'running' ? [[], []] : [run.step.slice(newer), run.loss.slice(newer)]
   Object.assign(run, {
-    record: found, state: found.state, steps: found.steps ?? 0, previews: found.previews,
-    scores: found.preview_scores ?? [], ...run.sent,
-    step: [...found.curve.step, ...later[0]], loss: [...found.curve.loss, ...later[1]]
+    record, state: record.state, steps: record.steps ?? 0, previews: record.previews,
+    scores: record.preview_scores ?? [], ...run.sent,
+    step: [...record.curve.step, ...later[0]], loss: [...record.curve.loss, ...later[1]]
   })
   changed(run)
 }

@@ -6,7 +6,7 @@ import { app } from '../../../scripts/app.js'
 const { search } = new URL(import.meta.url)
 const { openWorkflow } = await import(`./graph.mjs${search}`)
 const { choices, planName, skeleton } = await import(`./skeleton.mjs${search}`)
-const { language, say } = await import(`./words.mjs${search}`)
+const { language, textOf } = await import(`./words.mjs${search}`)
 
 const style = document.createElement('link')
 style.rel = 'stylesheet'
@@ -49,15 +49,15 @@ function ask(prompt) {
   const boxes = []
   const nodes = choices(prompt).map((node) => ({ element: nodeBox(node, boxes), text: `${node.title} ${node.inputs.map(([input]) => input).join(' ')}`.toLowerCase() }))
   const filter = make('input', 'deft-plan-filter')
-  filter.placeholder = say('planFilter')
+  filter.placeholder = textOf('planFilter')
   filter.addEventListener('input', () => {
     for (const { element, text } of nodes) element.hidden = !text.includes(filter.value.trim().toLowerCase())
   })
-  const [save, cancel] = [make('button', 'deft-plan-save', say('planSave')), make('button', '', say('planCancel'))]
+  const [save, cancel] = [make('button', 'deft-plan-save', textOf('planSave')), make('button', '', textOf('planCancel'))]
   save.type = cancel.type = 'button'
   save.addEventListener('click', () => dialog.close('save'))
   cancel.addEventListener('click', () => dialog.close(''))
-  dialog.append(make('h3', '', say('planTitle')), make('p', '', say('planAbout')), filter,
+  dialog.append(make('h3', '', textOf('planTitle')), make('p', '', textOf('planAbout')), filter,
     make('div', 'deft-plan-nodes', '', nodes.map(({ element }) => element)), make('div', 'deft-plan-buttons', '', [cancel, save]))
   // The page has keys of its own, such as Enter and Delete.
   for (const kind of ['keydown', 'keyup', 'paste', 'copy', 'cut']) dialog.addEventListener(kind, (event) => event.stopPropagation())
@@ -76,14 +76,14 @@ export async function makePlan() {
     // The page's own conversion, as Export (API) has it.
     prompt = JSON.parse(JSON.stringify((await app.graphToPrompt()).output))
   } catch (failure) {
-    return tell('error', say('planFailed'), String(failure))
+    return tell('error', textOf('planFailed'), String(failure))
   }
-  if (!Object.keys(prompt).length) return tell('warn', say('planEmpty'))
+  if (!Object.keys(prompt).length) return tell('warn', textOf('planEmpty'))
   if (document.querySelector('dialog.deft-plan')) return
   const chosen = await ask(prompt)
   if (!chosen) return
   const name = planName(openWorkflow()?.filename ?? '')
   download(`${name}.json`, `${JSON.stringify(prompt, null, 2)}\n`, 'application/json')
   download(`${name}.yaml`, skeleton(prompt, chosen, name, language().startsWith('zh')), 'text/yaml')
-  tell('success', `${name}.json, ${name}.yaml`, `${say('planNext')} python -m sweeps run ${name}.yaml`)
+  tell('success', `${name}.json, ${name}.yaml`, `${textOf('planNext')} python -m sweeps run ${name}.yaml`)
 }

@@ -3,7 +3,7 @@
 import { api } from '../../../scripts/api.js'
 
 const { search } = new URL(import.meta.url)
-const { say } = await import(`./words.mjs${search}`)
+const { textOf } = await import(`./words.mjs${search}`)
 
 const ROUTE = '/deft/v1/protocols'
 const ready = new Set()
@@ -21,9 +21,9 @@ async function lookAgain() {
   if (asking) return
   asking = true
   try {
-    const found = await names()
+    const protocols = await names()
     ready.clear()
-    for (const name of found) ready.add(name)
+    for (const name of protocols) ready.add(name)
     answered = true
   } catch (error) {
     answered = false
@@ -38,7 +38,7 @@ export function markProtocols(node) {
   if (node.comfyClass !== 'DEFTLoadScorer') return
   if (!answered) lookAgain()
   const widget = node.widgets?.find(({ name }) => name === 'protocol')
-  if (widget) widget.options.getOptionLabel = (name) => ready.has(name) ? `${name} (${say('ready')})` : name ?? ''
+  if (widget) widget.options.getOptionLabel = (name) => ready.has(name) ? `${name} (${textOf('ready')})` : name ?? ''
 }
 
 // A run may have fetched weights.

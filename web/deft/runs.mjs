@@ -6,7 +6,7 @@ import { app } from '../../../scripts/app.js'
 const { search } = new URL(import.meta.url)
 const { listRuns, loadRun, onRun, previewAddress, runOf, scoreText } = await import(`./data.mjs${search}`)
 const { COLOURS, makeChart, scoreLegend } = await import(`./chart.mjs${search}`)
-const { duration, language, say } = await import(`./words.mjs${search}`)
+const { duration, language, textOf } = await import(`./words.mjs${search}`)
 const { useAdapter } = await import(`./use.mjs${search}`)
 
 const EVERY = 5000 // milliseconds between two looks, while the tab is open
@@ -57,7 +57,7 @@ root.append(notice, list, detail)
 detail.hidden = true
 
 const drawCurves = makeChart(chart, { big: true })
-let known = [] // the server's list
+let listed = [] // the server's list
 let selected = null
 const compared = new Set()
 let bodyShown = '' // what of the selected run is on the page, to leave it alone while only numbers change
@@ -75,7 +75,7 @@ const state = (run) => {
 function makeRow(id) {
   const box = make('input')
   box.type = 'checkbox'
-  box.title = say('compare')
+  box.title = textOf('compare')
   box.addEventListener('click', (event) => event.stopPropagation())
   box.addEventListener('change', () => {
     if (box.checked) compared.add(id)
@@ -98,16 +98,16 @@ function makeRow(id) {
     texts.title = run.name
     const created = run.created ? new Date(run.created * 1000).toLocaleString(language()) : ''
     first.textContent = [run.method, run.base, created].filter(Boolean).join(' · ')
-    second.textContent = [say(state(run)), `${say('step')} ${step}${run.steps ? `/${run.steps}` : ''}`,
-      `${say('loss')} ${number(live.loss.at(-1) ?? run.loss)}`].filter(Boolean).join(' · ')
+    second.textContent = [textOf(state(run)), `${textOf('step')} ${step}${run.steps ? `/${run.steps}` : ''}`,
+      `${textOf('loss')} ${number(live.loss.at(-1) ?? run.loss)}`].filter(Boolean).join(' · ')
     row.className = `deft-run deft-${state(run).replace(' ', '-')}${id === selected ? ' deft-selected' : ''}`
   }
   return { row, show }
 }
 
 function showList() {
-  notice.textContent = known === null ? say('unreachable') : known.length ? '' : say('none')
-  const runs = known ?? []
+  notice.textContent = listed === null ? textOf('unreachable') : listed.length ? '' : textOf('none')
+  const runs = listed ?? []
   for (const run of runs) {
     if (!rows.has(run.id)) rows.set(run.id, makeRow(run.id))
     rows.get(run.id).show(run)
@@ -126,7 +126,7 @@ function showCurves() {
   }))
   drawCurves(curves)
   legend.replaceChildren(...curves.map(({ label, colour, id, loss }) => {
-    const name = known?.find((run) => run.id === id)?.name ?? ''
+    const name = listed?.find((run) => run.id === id)?.name ?? ''
     const entry = make('span', '', `${label} ${mark(name)} ${number(loss.at(-1))}`)
     entry.style.setProperty('--deft-colour', colour)
     return entry
@@ -146,9 +146,9 @@ const asText = (value) => (typeof value === 'object' && value !== null ? JSON.st
 function showHead(run) {
   const { record } = run
   const now = record ? state(record) : run.state
-  const numbers = [say(now), `${say('step')} ${run.step.at(-1) ?? 0}/${run.steps || '?'}`]
-  if (now === 'running' && run.seconds) numbers.push(`${number(run.seconds, 2)} ${say('secondsAStep')}`)
-  if (now === 'running' && run.left) numbers.push(`${duration(run.left)} ${say('left')}`)
+  const numbers = [textOf(now), `${textOf('step')} ${run.step.at(-1) ?? 0}/${run.steps || '?'}`]
+  if (now === 'running' && run.seconds) numbers.push(`${number(run.seconds, 2)} ${textOf('secondsAStep')}`)
+  if (now === 'running' && run.left) numbers.push(`${duration(run.left)} ${textOf('left')}`)
   head.name.textContent = record ? record.name : run.id
   head.title.textContent = record?.title ?? ''
   head.numbers.textContent = numbers.filter(Boolean).join(' · ')
@@ -158,7 +158,7 @@ function showHead(run) {
   head.message.textContent = [...error, ...(record?.problems ?? [])].join('\n')
   head.stop.hidden = now !== 'running'
   head.stop.disabled = stopping === run.id
-  head.stop.textContent = say(stopping === run.id ? 'stopping' : 'stop')
+  head.stop.textContent = textOf(stopping === run.id ? 'stopping' : 'stop')
 }
 
 function showBody(run) {
@@ -168,29 +168,29 @@ function showBody(run) {
   bodyShown = now
   const parts = []
   if (run.previews.length) {
-    parts.push(section(say('previews'), [make('div', 'deft-previews', '', run.previews.map((step) => {
+    parts.push(section(textOf('previews'), [make('div', 'deft-previews', '', run.previews.map((step) => {
       const picture = make('img')
       picture.loading = 'lazy'
       picture.src = previewAddress(run, step)
       const scores = scoreText(run, step)
-      picture.alt = picture.title = [`${say('step')} ${step}`, scores].filter(Boolean).join(', ')
+      picture.alt = picture.title = [`${textOf('step')} ${step}`, scores].filter(Boolean).join(', ')
       const lines = [String(step), ...scores.split(', ')].filter(Boolean).map((line) => make('div', '', line))
       return make('figure', '', '', [picture, make('figcaption', '', '', lines)])
     }))]))
   }
   const adapters = record?.adapters ?? []
   const files = adapters.map(({ step, file }) => make('div', 'deft-checkpoint', '', [
-    make('span', '', `${say('step')} ${step}`),
-    button('deft-use', say('use'), say('useTip'), () => useAdapter(`output/${record.name}/${file}`))
+    make('span', '', `${textOf('step')} ${step}`),
+    button('deft-use', textOf('use'), textOf('useTip'), () => useAdapter(`output/${record.name}/${file}`))
   ]))
-  parts.push(section(say('checkpoints'), files.length ? files : [make('div', 'deft-small', say('noCheckpoints'))]))
+  parts.push(section(textOf('checkpoints'), files.length ? files : [make('div', 'deft-small', textOf('noCheckpoints'))]))
   if (record?.scores?.length) {
     const rows = record.scores.map((row) => [row.label, row.subject, row.metric, number(row.value)])
-    parts.push(section(say('scores'), [table(rows)]))
+    parts.push(section(textOf('scores'), [table(rows)]))
   }
   const settings = Object.entries(record?.settings ?? {}).map(([name, value]) => [name, asText(value)])
   if (settings.length) {
-    const more = make('details', '', '', [make('summary', '', say('settings')), table(settings)])
+    const more = make('details', '', '', [make('summary', '', textOf('settings')), table(settings)])
     parts.push(make('section', '', '', [more]))
   }
   body.replaceChildren(...parts)
@@ -214,12 +214,12 @@ function select(id) {
 }
 
 async function look() {
-  known = await listRuns()
-  const chosen = known?.find((run) => run.id === selected)
-  if (known && !chosen) selected = null
+  listed = await listRuns()
+  const chosen = listed?.find((run) => run.id === selected)
+  if (listed && !chosen) selected = null
   // Of a training that another browser has started no messages come here.
   if (chosen && (chosen.state === 'running' || chosen.step !== runOf(selected).step.at(-1))) loadRun(selected)
-  if (!selected && known?.length) select(known[0].id)
+  if (!selected && listed?.length) select(listed[0].id)
   showList()
   showDetail()
 }
@@ -252,12 +252,12 @@ export function addTab() {
   onRun((run) => {
     if (stopping === run.id && run.state !== 'running') stopping = null
     if (run.id === selected || compared.has(run.id)) soon()
-    else if (root.isConnected && !known?.some(({ id }) => id === run.id)) look()
+    else if (root.isConnected && !listed?.some(({ id }) => id === run.id)) look()
   })
   for (const kind of ['execution_success', 'execution_interrupted', 'execution_error']) {
     api.addEventListener(kind, () => { if (root.isConnected) setTimeout(look, 300) })
   }
   app.extensionManager.registerSidebarTab({
-    id: 'deft-runs', icon: 'pi pi-chart-line', title: say('title'), tooltip: say('tooltip'), type: 'custom', render: open
+    id: 'deft-runs', icon: 'pi pi-chart-line', title: textOf('title'), tooltip: textOf('tooltip'), type: 'custom', render: open
   })
 }

@@ -3,7 +3,7 @@
 import { app } from '../../../scripts/app.js'
 
 const { search } = new URL(import.meta.url)
-const { say } = await import(`./words.mjs${search}`)
+const { textOf } = await import(`./words.mjs${search}`)
 
 const TYPE = 'DEFTAdapterLoader'
 
@@ -16,7 +16,7 @@ export async function useAdapter(file) {
   const node = window.LiteGraph.createNode(TYPE)
   const widget = node?.widgets.find(({ name }) => name === 'file')
   const files = widget?.options.values ?? []
-  if (!widget || !(typeof files === 'function' ? files() : files).includes(file)) return tell('warn', say('gone'))
+  if (!widget || !(typeof files === 'function' ? files() : files).includes(file)) return tell('warn', textOf('gone'))
   const { canvas } = app
   const [x, y, width, height] = canvas.ds.visible_area
   node.pos = [x + (width - node.size[0]) / 2, y + (height - node.size[1]) / 2]
@@ -26,5 +26,5 @@ export async function useAdapter(file) {
   widget.callback?.(file)
   canvas.emitAfterChange?.()
   canvas.selectNode?.(node)
-  tell('success', say('used'))
+  tell('success', textOf('used'))
 }

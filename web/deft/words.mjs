@@ -36,11 +36,11 @@ const CHINESE = {
 }
 
 export const language = () => app.extensionManager?.setting.get('Comfy.Locale') ?? 'en'
-export const say = (word) => (language().startsWith('zh') ? CHINESE : ENGLISH)[word] ?? word
+export const textOf = (word) => (language().startsWith('zh') ? CHINESE : ENGLISH)[word] ?? word
 
 export function duration(seconds) {
-  if (seconds < 59.5) return `${Math.round(seconds)} ${say('seconds')}`
+  if (seconds < 59.5) return `${Math.round(seconds)} ${textOf('seconds')}`
   const minutes = Math.round(seconds / 60)
-  if (minutes < 60) return `${minutes} ${say('minutes')}`
-  return `${Math.floor(minutes / 60)} ${say('hours')} ${minutes % 60} ${say('minutes')}`
+  if (minutes < 60) return `${minutes} ${textOf('minutes')}`
+  return `${Math.floor(minutes / 60)} ${textOf('hours')} ${minutes % 60} ${textOf('minutes')}`
 }

@@ -134,7 +134,7 @@ def made(name: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
 
 @functools.cache
 def valid() -> list[tuple[dict[str, Any], dict[str, torch.Tensor]]]:
-    """Those of each tuner that this PEFT makes for these layers."""
+    """The folders of each tuner that this PEFT makes for these layers."""
     result = []
     for name in _KINDS:
         with contextlib.suppress(Exception):  # PEFT raises errors of many kinds for layers that a tuner is not for
