@@ -11,8 +11,15 @@ from torch import Tensor
 from .host import on_host
 
 PROJECTORS = ("qr", "relu", "ppt", "svd")
-# Those that only files have: of PaRa in the DEFT repository.
-READ_PROJECTORS = (*PROJECTORS, "tsvd", "eigen")
+# What each is, for the help pages: those above, and those that only files have.
+READ_PROJECTORS: dict[str, str] = {
+    "qr": "orthonormal, from P's QR decomposition; PEFT's other choice",
+    "relu": "P relu(P)^T, PEFT's default",
+    "ppt": "P P^T, as in the DEFT repository's SDXL code",
+    "svd": "orthonormal, from the left singular vectors of P",
+    "tsvd": "the left singular vectors, one side times the singular values; of PaRa in the DEFT repository",
+    "eigen": "the left singular vectors, one side times the eigenvalues of P P^T; of PaRa in the DEFT repository",
+}
 
 # The largest condition number, as a product of Frobenius norms, that CholeskyQR2 is used for. The first of its passes
 # loses about u cond^2 of the orthogonality, u = 6e-8 being float32's rounding: at 1000 it is 0.06, which the second one

@@ -20,8 +20,8 @@ CATEGORY = "DEFT"
 PROJECTOR_TOOLTIP = (
     "How the file's P becomes the projector. auto: as recorded in the file. For PEFT's DEFT "
     "without a record, Load Adapter finds it out from the model's weights; if that is not "
-    "possible, it has to be chosen here. qr, relu, ppt and svd override the record (PEFT: qr or "
-    "relu; the DEFT repository's SDXL code: ppt)."
+    "possible, it has to be chosen here. All others override the record; the "
+    "help page describes each."
 )
 # Whole phrases of at most 30 characters: the page looks for all words of a query in one of them. Chinese ones stand
 # beside the English ones, because the page has no translations of these.
@@ -72,8 +72,8 @@ def stacking_input(optional: bool = False) -> io.Combo.Input:
         optional=optional,
         advanced=True,
         tooltip="With several adapters: sequential computes this one from the weights as changed so far (ComfyUI's "
-        "way, PaRa's paper); from_base computes all DEFT and PaRa adapters from the unchanged weights and adds "
-        "them up (PEFT's way).",
+        "way, PaRa's paper); from_base computes all adapters that depend on the weights, such as DEFT and "
+        "PaRa, from the unchanged ones and adds them up (PEFT's way).",
     )
 
 
@@ -87,8 +87,8 @@ def mode_input() -> io.Combo.Input:
         advanced=True,
         tooltip="weights: the weights are changed, as with a LoRA. activations: the weights stay "
         "and the layers' outputs are changed; each step takes slightly longer, and small "
-        "changes are kept that quantised weights would round away. DEFT, PaRa and plain "
-        "LoRA only.",
+        "changes are kept that quantised weights would round away. For methods that do not "
+        "need the weight, such as LoRA; others are refused by name.",
     )
 
 
@@ -115,8 +115,8 @@ class DEFTAdapterLoader(io.ComfyNode):
             node_id="DEFTAdapterLoader",
             display_name="Load Adapter (DEFT, PaRa, LoRA, SVDiff)",
             category=CATEGORY,
-            description="Loads a DEFT, PaRa, SVDiff or LoRA file (including LoHa, LoKr, OFT, "
-            "DoRA) written by any program, and applies it to the model and the CLIP. "
+            description="Loads an adapter file of any method, such as DEFT, PaRa or LoRA, and of any common "
+            "program, and applies it to the model and the CLIP. "
             "The report lists how many layers matched and which did not.",
             search_aliases=[*SEARCH, *APPLYING, "lora loader", "lora 加载器"],
             inputs=[
@@ -178,8 +178,8 @@ class DEFTLoadAdapterFile(io.ComfyNode):
             node_id="DEFTLoadAdapterFile",
             display_name="Load Adapter File",
             category=CATEGORY,
-            description="Reads a DEFT, PaRa, SVDiff or LoRA file without applying it, for Apply Adapter, Save Adapter, "
-            "Adapter Info or Export as LoRA.",
+            description="Reads an adapter file of any method, such as DEFT, PaRa or LoRA, without applying it, for "
+            "Apply Adapter, Save Adapter, Adapter Info or Export as LoRA.",
             search_aliases=[*SEARCH, "lora file", "lora 文件"],
             inputs=[
                 io.Combo.Input("file", options=adapter_files(), tooltip="A file of models/loras."),
@@ -231,7 +231,8 @@ class DEFTApplyAdapter(io.ComfyNode):
                     max=20.0,
                     step=0.01,
                     advanced=True,
-                    tooltip="Weight of the removed part, Q right^T W. DEFT and PaRa only.",
+                    tooltip="Weight of the removed part, Q right^T W, of methods that remove one, such as DEFT; "
+                    "others ignore it.",
                 ),
                 io.Float.Input(
                     "injection",

@@ -23,7 +23,7 @@ class DEFTExtractAdapter(io.ComfyNode):
             node_id="DEFTExtractAdapter",
             display_name="Extract Adapter (low rank)",
             category=CATEGORY,
-            description="Extracts a DEFT or LoRA adapter from the difference between a tuned "
+            description="Extracts an adapter, such as a LoRA, from the difference between a tuned "
             "model and its base: a full fine-tune, a merge, or a model with LoRAs and"
             " adapters on it. Each layer gets the best change of its rank, and the "
             "report says how much of the difference is kept.",
@@ -48,7 +48,7 @@ class DEFTExtractAdapter(io.ComfyNode):
                     "method",
                     options=list(EXTRACTED_METHODS),
                     default=EXTRACTED_METHODS[0],
-                    tooltip="Both have the same effect on this base. On another one, lora adds "
+                    tooltip="All have the same effect on this base. On another one, lora adds "
                     "the same matrix, while deft replaces the output directions that "
                     "changed most by those of the tuned model.",
                 ),

@@ -59,7 +59,8 @@ class DEFTCreateHookAdapter(io.ComfyNode):
                     max=20.0,
                     step=0.01,
                     advanced=True,
-                    tooltip="Weight of the removed part, Q right^T W. DEFT and PaRa only.",
+                    tooltip="Weight of the removed part, Q right^T W, of methods that remove one, such as DEFT; "
+                    "others ignore it.",
                 ),
                 io.Float.Input(
                     "injection",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +52,34 @@ def in_diffusers(adapter: Adapter, model: Any) -> tuple[dict[str, str], dict[str
     return names, shapes
 
 
-# Folders under diffusers' names, by what they are called in the widget; the native format is another one.
-FOLDERS = {"PEFT folder": write_peft, "SVDiff folder": write_svdiff}
+@dataclass(frozen=True)
+class FolderFormat:
+    """A folder under diffusers' names: what the help page says of it, and its writer."""
+
+    words: str
+    write: Callable[[Adapter, Path, Any, Mapping[str, str]], None]
+
+
+# By what they are called in the widget; the native format is another one.
+FOLDERS = {
+    "PEFT folder": FolderFormat(
+        words="adapter_model.safetensors and adapter_config.json, which PEFT and diffusers read; it holds no fused "
+        "layers and few methods' convolutions",
+        write=write_peft,
+    ),
+    "SVDiff folder": FolderFormat(
+        words="spectral_shifts.safetensors, and ..._te for a text encoder, which SVDiff's common implementation reads",
+        write=write_svdiff,
+    ),
+}
 SAVED_FORMATS = ["native (.safetensors)", *FOLDERS]
+FORMAT_WORDS = {
+    SAVED_FORMATS[
+        0
+    ]: "one .safetensors under ComfyUI's layer names, which this pack and, where it is installed, ComfyUI's "
+    "own Load LoRA read",
+    **{name: folder.words for name, folder in FOLDERS.items()},
+}
 PLACES = ["models/loras", "output"]
 
 
@@ -133,9 +159,8 @@ class DEFTSaveAdapter(io.ComfyNode):
             node_id="DEFTSaveAdapter",
             display_name="Save Adapter",
             category=CATEGORY,
-            description="Saves an adapter with its settings in the header. Native files are read by this pack and, "
-            "where it is installed, by ComfyUI's own Load LoRA; PEFT folders by PEFT and diffusers; SVDiff folders by "
-            "its common implementation.",
+            description="Saves an adapter with its settings in the header, as a native file for this pack and "
+            "ComfyUI's own Load LoRA, or as a folder for another program.",
             search_aliases=["save lora", "save deft", "peft", "save adapter", "保存 lora", "保存适配器"],
             is_output_node=True,
             inputs=[
@@ -145,11 +170,9 @@ class DEFTSaveAdapter(io.ComfyNode):
                     "format",
                     options=SAVED_FORMATS,
                     default=SAVED_FORMATS[0],
-                    tooltip="native: one .safetensors under ComfyUI's layer names. PEFT folder: "
-                    "adapter_model.safetensors and adapter_config.json under diffusers' names; it "
-                    "needs the model, and holds no fused layers, and no convolutions but those of LoKr. SVDiff folder: "
-                    "spectral_shifts.safetensors under diffusers' names, and ..._te for a text encoder; it needs the "
-                    "model, too.",
+                    tooltip="native: one .safetensors under ComfyUI's layer names. Others are folders for other "
+                    "programs, under diffusers' names; they need the model, and what they cannot hold is refused by "
+                    "name. The help page describes each.",
                 ),
                 place_input(),
                 io.Model.Input(
@@ -176,7 +199,7 @@ class DEFTSaveAdapter(io.ComfyNode):
         elif model is None:
             raise ValueError(f"A {format} needs the model that the adapter was trained on: connect it.")
         else:
-            FOLDERS[format](adapter, path, model, header_of(adapter, path))
+            FOLDERS[format].write(adapter, path, model, header_of(adapter, path))
         return io.NodeOutput(str(path), ui={**text_ui(str(path)), **files})
 
 
@@ -225,8 +248,8 @@ class DEFTExportLoRA(io.ComfyNode):
                     max=4096,
                     optional=True,
                     advanced=True,
-                    tooltip="0: exact. DEFT, PaRa and LoRA keep their rank; SVDiff, DoRA, OFT and"
-                    " others become a LoRA of full rank, as large as the model's own "
+                    tooltip="0: exact. Changes of low rank, such as DEFT's, keep their rank; others, such as SVDiff's, "
+                    "become a LoRA of full rank, as large as the model's own "
                     "layers. Another number reduces every layer to its best approximation"
                     " of that rank, and the report says how much of the change is kept.",
                 ),

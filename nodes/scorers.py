@@ -131,7 +131,7 @@ class DEFTLoadScorer(io.ComfyNode):
                 io.String.Input(
                     "clip_model",
                     default="ViT-L-14/openai",
-                    tooltip=("A CLIP by its open_clip name, MODEL/WEIGHTS, for CLIP-I and CLIP-T. Empty: none."),
+                    tooltip=("A CLIP by its open_clip name, MODEL/WEIGHTS, for metrics such as CLIP-I. Empty: none."),
                 ),
                 io.String.Input(
                     "image_model",
@@ -175,7 +175,7 @@ class DEFTLoadScorer(io.ComfyNode):
                     tooltip="The encoders, which pictures are compared, and the scale. The help "
                     "page describes each protocol.",
                 ),
-                override("clip_weights", "CLIP (CLIP-I and CLIP-T)"),
+                override("clip_weights", "CLIP"),
                 override("dino_weights", "DINO"),
                 override("dinov2_weights", "DINOv2"),
                 io.Combo.Input(

@@ -159,8 +159,9 @@ class DEFTScoreImages(io.ComfyNode):
             node_id="DEFTScoreImages",
             display_name="Score Images",
             category=CATEGORY,
-            description="Measures how much generated images look like the subject (CLIP-I, DINO, DINOv2) and follow "
-            "their text (CLIP-T), as the chosen protocol defines it. Images may come as a batch or a list.",
+            description="Measures how much generated images look like the subject and follow their text, with "
+            "metrics such as CLIP-I, DINO and CLIP-T, as the chosen protocol defines it. "
+            "Images may come as a batch or a list.",
             search_aliases=[
                 "clip score",
                 "clip-i",

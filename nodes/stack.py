@@ -123,7 +123,7 @@ class DEFTAdapterStack(io.ComfyNode):
             category=CATEGORY,
             description="Applies several adapter files of any kind, one after the other: first "
             "the connected lora_stack, then the rows from top to bottom. The order "
-            "matters for DEFT and PaRa, which remove a part of what is there. Returns"
+            "matters for methods that remove a part of what is there, such as DEFT and PaRa. Returns"
             " the files' trigger words, and a lora_stack for nodes of other packs.",
             search_aliases=[
                 *SEARCH,

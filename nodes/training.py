@@ -132,7 +132,7 @@ class DEFTTrainAdapter(io.ComfyNode):
             node_id="DEFTTrainAdapter",
             display_name="Train Adapter",
             category="DEFT/training",
-            description="Trains an adapter of the chosen method (DEFT, PaRa, LoRA ...) on a few "
+            description="Trains an adapter of the chosen method, such as DEFT or LoRA, on a few "
             "pictures, using the model as ComfyUI loaded it: any architecture, no "
             "second copy, the model's own objective. The same seed gives the same "
             "adapter.",

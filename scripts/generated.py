@@ -36,13 +36,17 @@ def option_words(module: Callable[[str], Any]) -> _Words:
     methods, forms = module("deft_ops.methods"), module("reports.tables").FORMS
     settings = module("deft_ops.settings")
     abouts = {name: metric.about for name, metric in metrics.items()}
+    projectors = dict(module("deft_ops.projectors").READ_PROJECTORS)
     return {
+        "DEFTAdapterLoader": {"projector": projectors},
+        "DEFTLoadAdapterFile": {"projector": projectors},
         "DEFTLoadScorer": {
             "protocol": {name: protocol.about for name, protocol in protocols.items()}
             | {"custom": "models of your choice"}
         },
         "DEFTFidelityPlot": {"x": abouts},
         "DEFTExportLoRA": {"naming": dict(module("convert.lora_naming").NAMINGS)},
+        "DEFTSaveAdapter": {"format": dict(module("nodes.saving").FORMAT_WORDS)},
         "DEFTScoreTable": {
             "filename_prefix": {f".{suffix}": str(inspect.getmodule(form).__doc__) for suffix, form in forms.items()}
             | {".jsonl": "every score with all of its settings, one JSON object per line"}

@@ -91,6 +91,53 @@ NAMES = ["x", "y"]
     assert computed_texts([own]) == ["ALL", "f\"All of {', '.join(METRICS)}.\""]
 
 
+def texts_of(node: Any) -> list[str]:
+    """The description of a node and the tooltips of its inputs and outputs, as they are shown."""
+    schema = node.GET_SCHEMA()
+    return [schema.description, *(item.tooltip or "" for item in (*with_nested(schema.inputs), *schema.outputs))]
+
+
+def listed_names(text: str, names: Collection[str]) -> list[str]:
+    """Where a text lists two or more of the names, or says "only" of one, without calling them examples."""
+    name = rf"(?<![\w-])(?:(?:an?|plain) )?(?:{'|'.join(map(re.escape, names))})(?![\w-])"
+    several = rf"{name}(?:(?:,? (?:and|or) |, ?|/){name})+"
+    alone = rf"{name} (?:\w+ )?only\b|\bonly (?:for |with |of )?{name}"
+    examples = re.compile(r"(?:such as|for example|e\.g\.),? $")
+    found = [*re.finditer(several, text), *re.finditer(alone, text)]
+    return [match[0] for match in found if not examples.search(text[: match.start()])]
+
+
+def names_of_records(comfyui: Any) -> set[str]:
+    """What methods, metrics, protocols, projectors and file formats are called. PEFT is also the name of a program."""
+    methods = comfyui.module("deft_ops.methods").METHODS
+    names = {*methods} | {record.title for record in methods.values()} - {"PEFT"}
+    names |= {*comfyui.module("scoring.metrics").METRICS, *comfyui.module("scoring.protocols").PROTOCOLS}
+    names |= {*comfyui.module("deft_ops.projectors").READ_PROJECTORS}
+    return names | {*comfyui.module("deft_ops.files").FORMAT_NAMES} - {"native", "peft"}
+
+
+def test_texts_list_no_records(comfyui: Any) -> None:
+    """One more method, metric, protocol or format makes no tooltip or description of a node wrong."""
+    texts = [text for node in comfyui.pack_nodes.values() for text in texts_of(node)]
+    names = names_of_records(comfyui)
+    assert {text: found for text in texts if (found := listed_names(text, names))} == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("Small changes are kept. DEFT, PaRa and plain LoRA only.", ["DEFT, PaRa and plain LoRA", "plain LoRA only"]),
+        ("DEFT and PaRa keep their rank.", ["DEFT and PaRa"]),
+        ("For DEFT only.", ["DEFT only"]),
+        ("Only read with LoRA, only for PaRa.", ["only for PaRa"]),
+        ("Reads any method, such as DEFT, PaRa or LoRA.", []),
+        ("For programs that only read LoRA, T-LoRA's own and LoRAs.", []),
+    ],
+)
+def test_a_list_of_records_is_seen(text: str, found: list[str]) -> None:
+    assert listed_names(text, {"DEFT", "PaRa", "LoRA"}) == found
+
+
 def test_ids_are_literal_unique_and_all_loaded(comfyui: Any) -> None:
     ids = written_ids()
     assert len(ids) == len(set(ids))
