@@ -72,12 +72,11 @@ FOLDERS = {
         write=write_svdiff,
     ),
 }
-SAVED_FORMATS = ["native (.safetensors)", *FOLDERS]
+_NATIVE = "native (.safetensors)"
+SAVED_FORMATS = [_NATIVE, *FOLDERS]
 FORMAT_WORDS = {
-    SAVED_FORMATS[
-        0
-    ]: "one .safetensors under ComfyUI's layer names, which this pack and, where it is installed, ComfyUI's "
-    "own Load LoRA read",
+    _NATIVE: "one .safetensors under ComfyUI's layer names, which this pack and, where it is installed, ComfyUI's own "
+    "Load LoRA read",
     **{name: folder.words for name, folder in FOLDERS.items()},
 }
 PLACES = ["models/loras", "output"]
@@ -169,7 +168,7 @@ class DEFTSaveAdapter(io.ComfyNode):
                 io.Combo.Input(
                     "format",
                     options=SAVED_FORMATS,
-                    default=SAVED_FORMATS[0],
+                    default=_NATIVE,
                     tooltip="native: one .safetensors under ComfyUI's layer names. Others are folders for other "
                     "programs, under diffusers' names; they need the model, and what they cannot hold is refused by "
                     "name. The help page describes each.",
@@ -191,7 +190,7 @@ class DEFTSaveAdapter(io.ComfyNode):
         validate(adapter)
         path = next_path(filename_prefix, place)
         files: dict[str, list[dict[str, str]]] = {}
-        if format == SAVED_FORMATS[0]:
+        if format == _NATIVE:
             path = write_native(adapter, path)
             files = listed([path]) if place == PLACES[1] else {}
         elif format not in FOLDERS:
