@@ -102,6 +102,11 @@ def comfyui_dir(version: str = DEFAULT_COMFYUI) -> Path:
     return target
 
 
+# Python 3.10 has no newest diffusers and transformers: there only these packages keep their pins.
+_LOOSE = sys.version_info < (3, 11)
+_PINNED = ("torch", "ruff")
+
+
 def requirement_files() -> list[Path]:
     """The files whose hash names the environment."""
     return [ROOT / "requirements.txt", ROOT / "requirements-dev.txt", comfyui_dir() / "requirements.txt"]
@@ -112,6 +117,8 @@ def environment_python() -> Path:
     digest = hashlib.sha256(sys.version.split()[0].encode())
     for file in requirement_files():
         digest.update(file.read_bytes())
+    if _LOOSE:
+        digest.update(" ".join(_PINNED).encode())
     venv = cache_dir() / f"venv-{digest.hexdigest()[:12]}"
     python = venv / "bin" / "python"
     ready = venv / ".ready"
@@ -124,8 +131,8 @@ def environment_python() -> Path:
     with tempfile.TemporaryDirectory() as folder:
         requirements = Path(folder) / "requirements.txt"
         lines = [line for file in requirement_files() for line in file.read_text().splitlines()]
-        if sys.version_info < (3, 11):  # has no newest diffusers and transformers
-            lines = [line if line.startswith(("torch", "ruff")) else line.partition("==")[0] for line in lines]
+        if _LOOSE:
+            lines = [line if line.startswith(_PINNED) else line.partition("==")[0] for line in lines]
         requirements.write_text("\n".join(line for line in lines if not line.startswith(LEFT_OUT)) + "\n")
         # Both requirement lists name the same packages with different bounds: pip takes the meet of them.
         run(str(python), "-m", "pip", "install", "-qq", "-r", str(requirements))
