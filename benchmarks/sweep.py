@@ -228,7 +228,7 @@ def print_plan(plan: str, store: str) -> None:
 
 
 def child(*words: str) -> str:
-    """Run this file in a new process; the last line that it prints."""
+    """Run this file in a new process; returns the last line that it prints."""
     done = subprocess.run([sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True, check=True)
     return done.stdout.splitlines()[-1]
 

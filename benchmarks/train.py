@@ -227,7 +227,7 @@ def floor(kind: str, precision: str, steps: int, watch: str, chunked: bool) -> d
     inputs, repairs = base.inputs(device, dtype), Repairs(kind)
 
     def step() -> bool:
-        """Take a step; whether it could be taken."""
+        """Take a step; returns whether it could be taken."""
         x = base.latents().to(device, dtype).requires_grad_()
         try:
             with repairs.active():

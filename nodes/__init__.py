@@ -61,7 +61,7 @@ class DEFTExtension(ComfyExtension):
     """What ComfyUI asks for the nodes of the pack."""
 
     async def on_load(self) -> None:
-        """Tell ComfyUI's own loaders and trainer of the methods; ComfyUI of the demo's models, former nodes, routes."""
+        """Register the methods with ComfyUI's loaders and trainer; also the demo's models, former nodes and routes."""
         register()
         register_core_training()
         demo.register_models()

@@ -72,8 +72,8 @@ def stacking_input(optional: bool = False) -> io.Combo.Input:
         optional=optional,
         advanced=True,
         tooltip="With several adapters: sequential computes this one from the weights as changed so far (ComfyUI's "
-        "way, PaRa's paper); from_base computes all adapters that depend on the weights, such as DEFT and "
-        "PaRa, from the unchanged ones and adds them up (PEFT's way).",
+        "way, PaRa's paper); from_base computes this pack's adapters, such as DEFT and PaRa, from the unchanged "
+        "weights and adds them up (PEFT's way).",
     )
 
 
@@ -87,8 +87,8 @@ def mode_input() -> io.Combo.Input:
         advanced=True,
         tooltip="weights: the weights are changed, as with a LoRA. activations: the weights stay "
         "and the layers' outputs are changed; each step takes slightly longer, and small "
-        "changes are kept that quantised weights would round away. For methods that do not "
-        "need the weight, such as LoRA; others are refused by name.",
+        "changes are kept that quantised weights would round away. For methods that can "
+        "work on a layer's output, such as DEFT and LoRA; others are refused by name.",
     )
 
 

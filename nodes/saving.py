@@ -75,8 +75,8 @@ FOLDERS = {
 _NATIVE = "native (.safetensors)"
 SAVED_FORMATS = [_NATIVE, *FOLDERS]
 FORMAT_WORDS = {
-    _NATIVE: "one .safetensors under ComfyUI's layer names, which this pack and, where it is installed, ComfyUI's own "
-    "Load LoRA read",
+    _NATIVE: "one .safetensors under ComfyUI's layer names, for this pack and, while it is installed, ComfyUI's own "
+    "Load LoRA",
     **{name: folder.words for name, folder in FOLDERS.items()},
 }
 PLACES = ["models/loras", "output"]
@@ -158,8 +158,8 @@ class DEFTSaveAdapter(io.ComfyNode):
             node_id="DEFTSaveAdapter",
             display_name="Save Adapter",
             category=CATEGORY,
-            description="Saves an adapter with its settings in the header, as a native file for this pack and "
-            "ComfyUI's own Load LoRA, or as a folder for another program.",
+            description="Saves an adapter with its settings in the header, as a native file for this pack and, "
+            "while it is installed, ComfyUI's own Load LoRA, or as a folder for another program.",
             search_aliases=["save lora", "save deft", "peft", "save adapter", "保存 lora", "保存适配器"],
             is_output_node=True,
             inputs=[

@@ -184,8 +184,8 @@ class DEFTScoreImages(io.ComfyNode):
                     optional=True,
                     tooltip=(
                         "Pictures of the subject. Most protocols compare each image with all of them; others compare "
-                        "image i with picture i and need as many as images, or one. Without them only the "
-                        "likeness to the text is measured."
+                        "image i with picture i and need as many as images, or one. Without them only how "
+                        "well images follow the text is measured."
                     ),
                 ),
                 io.String.Input(

@@ -94,7 +94,7 @@ def adapter_of(server: ComfyServer, prompt: FaultPrompt) -> dict[str, bytes]:
 
 
 def disturbed(server: ComfyServer, prompt: FaultPrompt, events: int, delay: float, act: Callable[[], object]) -> str:
-    """Run a prompt and disturb it some time after its n-th progress; what the server says, "" if it got through."""
+    """Run a prompt and disturb it some time after its n-th progress; returns the server's error, or ""."""
     seen = 0
     timers: list[threading.Timer] = []
 

@@ -61,14 +61,14 @@ def encoded(picture: Image.Image, path: Path) -> bytes:
 
 
 def of_example(server: ComfyServer, example: str, paths: Collection[Path]) -> dict[Path, Image.Image]:
-    """Run an example, and the pictures of it that these files are to show."""
+    """Run an example and return the pictures of it that these files are to show."""
     nodes = {node["class_type"]: node_id for node_id, node in workflow_files.prompt_of(example).items()}
     shown = results(server, example, [nodes[OF_EXAMPLES[path.name][1]] for path in paths])
     return dict(zip(paths, shown, strict=True))
 
 
 def of_report(server: ComfyServer, paths: Collection[Path]) -> dict[Path, Image.Image]:
-    """Run the plan as docs/sweeps.md does, and the pictures of its report that these files are to show."""
+    """Run the plan as docs/sweeps.md does and return the pictures of its report that these files are to show."""
     store, report = server.base / "sweep", server.base / "report"
     for arguments in (["run", PLAN, "--server", server.url], ["report", PLAN, "--out", report]):
         command = [sys.executable, "-m", "sweeps", *map(str, arguments), "--store", str(store)]

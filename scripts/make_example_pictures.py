@@ -31,7 +31,7 @@ def marks() -> dict[Path, str]:
 
 
 def check_fonts() -> None:
-    """Ends the script where the browser would draw boxes: no font has the Chinese characters of the examples' notes.
+    """End the script if the browser would draw boxes: no font has the Chinese characters of the examples' notes.
 
     Other systems than Linux come with one.
     """

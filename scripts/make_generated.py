@@ -62,7 +62,7 @@ def stems(paths: Collection[Path]) -> list[str]:
 
 
 def run_script(name: str, *arguments: str) -> None:
-    """A script in a process of its own."""
+    """Run a script in a process of its own."""
     subprocess.run([sys.executable, f"scripts/{name}.py", *arguments], cwd=ROOT, check=True)
 
 
@@ -164,10 +164,11 @@ def main() -> None:
                     write(make(pack))
                 except ValueError as error:
                     sys.exit(f"[generated] {error}")
-        if "translated" in parts:
-            write(make_locale.translated_files(pack))
+        # Before the marks are written, which say that the translations are up to date.
         for line in make_locale.all_lacking(pack):
             print(f"[generated] {line}")
+        if "translated" in parts:
+            write(make_locale.translated_files(pack))
     if "workflows" in parts:
         make_workflows.make()
     if "blueprints" in parts:

@@ -90,7 +90,7 @@ def thumbnail(pictures: list[Image.Image], background: str = "white") -> bytes:
 
 
 def results(server: ComfyServer, name: str, nodes: Collection[int | str]) -> list[Image.Image]:
-    """Run a workflow, with nothing kept of those before, and the first picture that each of the nodes shows."""
+    """Run a workflow, with nothing kept of those before; returns the first picture that each of the nodes shows."""
     prompt: dict[str, Any] = json.loads((WORKFLOWS / "api" / f"{name}.json").read_text(encoding="utf-8"))
     server.post("/free", {"unload_models": True, "free_memory": True})
     time.sleep(1)  # the server does it when its queue wakes up

@@ -56,7 +56,7 @@ def versions(python: Path, names: list[str]) -> str:
 
 
 def tested(name: str, python: Path, about: str, files: list[str]) -> bool:
-    """Run tests and print a line; whether all have passed."""
+    """Run tests and print a line; returns whether all have passed."""
     started = time.monotonic()
     inside = {"DEFT_TEST": "everyday", "DEFT_TEST_COMFYUI": str(comfyui_dir())}
     variables = {"DEFT_TEST": "all"} if "unit" in name else inside

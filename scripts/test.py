@@ -95,7 +95,7 @@ def environment(*what: str) -> str:
 
 
 def call(part: str, command: list[str], folder: Path, variables: dict[str, str]) -> tuple[int, float, Path]:
-    """Run a command with its output in the part's log; its exit status, its seconds of CPU and the log."""
+    """Run a command, its output in the part's log; returns exit status, seconds of CPU and the log."""
     log = LOGS / f"{part}.log"
     with open(log, "w") as out:
         process = subprocess.Popen(

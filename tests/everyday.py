@@ -324,7 +324,7 @@ def usual(place: str, name: str, cases: list[pytest.Item], older: bool) -> list[
 
 
 def once(place: str, name: str, cases: list[pytest.Item], older: bool) -> list[pytest.Item]:
-    """The ones of these cases that `make test` runs."""
+    """The cases that `make test` runs."""
     test, file = f"{place}::{name}", Path(place).name
     if not cases or test in ONLY_IN_ALL:
         return []

@@ -129,7 +129,7 @@ class Terms:
 
 
 def no_layers(suffixes: Collection[str]) -> bool:
-    """Return False: ComfyUI's own class has none of the method's layers that the method does not claim."""
+    """Return False: the method claims all of its layers itself."""
     return False
 
 

@@ -310,7 +310,7 @@ def peft_form(
 
 
 def _pefts_factor(sizes: Mapping[str, tuple[Sizes, Sizes]], source: str) -> int:
-    """The decompose_factor with which PEFT splits rows and columns of all layers as they are, -1 where it does.
+    """The decompose_factor with which PEFT splits rows and columns of all layers as they are; -1 where that fits.
 
     Raises ValueError if there is none, which names the first layer that the best one does not fit.
     """

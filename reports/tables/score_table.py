@@ -138,7 +138,7 @@ class ScoreTable:
 
     @property
     def csv_titles(self) -> tuple[str, ...]:
-        """The mean, low and high of a metric are separate fields."""
+        """The titles of a CSV file's columns: mean, low and high of a metric have one each."""
         metrics = [f"{column.title}{end}" for column in self.columns for end in ("", " low", " high")]
         return *self.leading, *metrics, *(column.csv_title for column in self.cost_columns)
 

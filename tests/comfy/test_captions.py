@@ -123,7 +123,7 @@ def test_row_i_is_what_the_sampler_gives_to_picture_i(pack: Pack, kind: str) -> 
 
 
 def test_pictures_beside_one_text_are_rows_too(pack: Pack) -> None:
-    """InpaintModelConditioning makes them so of a batch of pictures."""
+    """InpaintModelConditioning makes such captions of a batch of pictures."""
     latents = [models.latents(inpaint(), 2)]
     images = models.random(2, 4, 8, 8, seed=9)
     masks = torch.zeros(2, 1, 64, 64)

@@ -212,7 +212,7 @@ def test_what_comfyui_converts_is_what_its_load_lora_makes_of_it(pack: Pack, tmp
 
 @pytest.mark.parametrize(("prefix", "double", "single"), [("", 1, 0), ("", 0, 2), ("diffusion_model.", 1, 2)])
 def test_xlabs_blocks_of_either_kind(pack: Pack, tmp_path: Path, prefix: str, double: int, single: int) -> None:
-    """ComfyUI's loader reads them as diffusers converts them."""
+    """ComfyUI's loader reads these files as diffusers converts them."""
     from diffusers.loaders.lora_conversion_utils import _convert_xlabs_flux_lora_to_diffusers
 
     model = model_of("Flux.1")

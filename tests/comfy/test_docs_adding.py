@@ -46,7 +46,7 @@ def _by_people(copy: Path) -> dict[str, list[str]]:
 
 @pytest.fixture(scope="module")
 def copy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every day only what the document writes is done in it."""
+    """Every day only what the document writes is done in the copy."""
     if is_everyday():
         return walks.walked_copy(tmp_path_factory.mktemp("walked"))
     return request.getfixturevalue("followed").copy

@@ -21,7 +21,7 @@ from .test_training_runs import Vae, as_loaded, run_of, settings
 
 
 def begins_changed(method: str) -> bool:
-    """Whether a weight is not itself before the first step; the formulas of test_methods.py say so."""
+    """Whether the method changes a weight before the first step, by its formula."""
     training, weight = methods.training_of(method), models.random(32, 24, seed=0)
     chosen = training.settings_of()
     factors = training.factors(training.init(weight, 2, chosen, torch.Generator().manual_seed(0)), chosen)

@@ -560,7 +560,7 @@ def test_the_table(layer_kinds: Any) -> None:
 
 
 def test_cosmos_1_looks_at_the_text_in_its_second_layers(targets: Any) -> None:
-    """Core's own modules say so of themselves."""
+    """ComfyUI's own modules are marked as such."""
     root = base_network(next(base for base in BASES if base.title == "CosmosT2V"))
 
     def of_itself(name: str) -> bool:

@@ -146,7 +146,7 @@ def test_a_lora_and_a_difference_of_one_layer_are_both_applied(pack: Pack, name:
 
 
 def test_another_pair_of_one_layer_keeps_the_last(pack: Pack) -> None:
-    """ComfyUI does so, too; what is not used of it is named."""
+    """ComfyUI leaves these tensors, too; those that are not used are named."""
     model = models.unet()
     both = named(UNET_LINEAR, loha(32, 32) | {"diff": models.random(32, 32, seed=41)})
     patched, _, report = pack.apply(pack.adapters.Adapter(both), model)

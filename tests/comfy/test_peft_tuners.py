@@ -502,6 +502,7 @@ CASES: list[tuple[str, str, Any, dict[str, Any] | None, str]] = [
 ]
 
 
+@pytest.mark.timeout(60)  # a hostile pattern or size would take hours
 @pytest.mark.parametrize(
     ("name", "tensors", "record", "message"), [case[1:] for case in CASES], ids=[case[0] for case in CASES]
 )

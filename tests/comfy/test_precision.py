@@ -131,7 +131,7 @@ def test_the_first_gradient_is_checked_on_the_pictures_that_it_is_of(
 
 @pytest.mark.parametrize("first", [True, False], ids=["put away while it trains", "brought back while it trains"])
 def test_a_model_that_comfyui_moves_while_it_trains(pack: Pack, first: bool) -> None:
-    """A preview moves it when memory is short: it goes on in float32, and ComfyUI puts everything back afterwards."""
+    """A preview moves the model when memory is short: training goes on in float32, and all is put back afterwards."""
     import comfy.model_management
 
     network_module = pack.network

@@ -124,7 +124,7 @@ def test_what_the_recommended_one_has_lost_is_said() -> None:
 
 
 def test_another_strength_that_was_compared_is_what_to_take_for_more() -> None:
-    """The advice is not the earlier one of the same strength where a lower one is more like the subject and follows."""
+    """The advice is a lower strength where its checkpoint is more like the subject than an earlier one, and follows."""
     strong = simulated((0.55, 0.66, 0.72, 0.80, 0.90), (0.50, 0.45, 0.39, 0.33, 0.29), LEVEL, FAR, 0)
     weak = simulated((0.50, 0.60, 0.70, 0.78, 0.86), (0.50, 0.46, 0.42, 0.40, 0.38), LEVEL, FAR, 0)
     weak = [replace(item, name=f"{item.name} at 0.6", strength=0.6) for item in weak]

@@ -301,7 +301,7 @@ def test_records_that_are_no_json(tmp_path: Path, text: str) -> None:
 
 
 def test_a_record_with_a_byte_order_mark(tmp_path: Path) -> None:
-    """Windows' editors save it so."""
+    """Windows' editors save a record with a mark of the encoding."""
     path = write(tmp_path, "peft-deft")
     (tmp_path / "adapter_config.json").write_text(json.dumps(VALID["peft-deft"][2]), encoding="utf-8-sig")
     assert files.read(path).metadata["projector"] == "qr"

@@ -50,7 +50,7 @@ assert not new & {"deft_pack", "aiohttp", "torch", "yaml"}, new
 
 
 def test_the_actor_takes_nothing_of_this_pack_along(tmp_path: Path) -> None:
-    """An actor starts a server by its own Python, removes and tells apart files, with what was sent and psutil."""
+    """An actor starts a server by its own Python, removes files and tells them apart, with what was sent and psutil."""
     (tmp_path / "main.py").write_text(MAIN)
     cloudpickle.register_pickle_by_value(sweeps)
     try:

@@ -69,7 +69,7 @@ axes:
 
 
 def test_only_what_loads_a_model_is_a_model(tmp_path: Path) -> None:
-    """A node that changes a model is none, nor is one that takes nothing from other nodes."""
+    """Neither a node that changes a model counts, nor one that takes nothing from other nodes."""
     workflow = training() | {
         "15": node("EmptyImage", "Paint", width=8, height=8, color=0),
         "16": node("SaveImage", "Save painted", images=["15", 0], filename_prefix="x"),

@@ -67,7 +67,7 @@ class OwnTensors:
         self.hide()
 
     def hide(self) -> None:
-        """Hide what ComfyUI moves and patches the module by; once a step, since a preview may have put it back."""
+        """Hide the attributes by which ComfyUI moves and patches the module; once a step, as previews set them."""
         if self.streams:
             for name in IN_A_PASS:
                 if name in self.module.__dict__:
