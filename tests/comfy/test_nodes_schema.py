@@ -103,8 +103,8 @@ def listed_names(text: str, names: Collection[str]) -> list[str]:
     several = rf"{name}(?:(?:,? (?:and|or) |, ?|/){name})+"
     alone = rf"{name} (?:\w+ )?only\b|\bonly (?:for |with |of )?{name}"
     examples = re.compile(r"(?:such as|for example|e\.g\.),? $")
-    found = [*re.finditer(several, text), *re.finditer(alone, text)]
-    return [match[0] for match in found if not examples.search(text[: match.start()])]
+    listed = [*re.finditer(several, text), *re.finditer(alone, text)]
+    return [match[0] for match in listed if not examples.search(text[: match.start()])]
 
 
 def names_of_records(comfyui: Any) -> set[str]:
@@ -120,11 +120,11 @@ def test_texts_list_no_records(comfyui: Any) -> None:
     """One more method, metric, protocol or format makes no tooltip or description of a node wrong."""
     texts = [text for node in comfyui.pack_nodes.values() for text in texts_of(node)]
     names = names_of_records(comfyui)
-    assert {text: found for text in texts if (found := listed_names(text, names))} == {}
+    assert {text: listed for text in texts if (listed := listed_names(text, names))} == {}
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "listed"),
     [
         ("Small changes are kept. DEFT, PaRa and plain LoRA only.", ["DEFT, PaRa and plain LoRA", "plain LoRA only"]),
         ("DEFT and PaRa keep their rank.", ["DEFT and PaRa"]),
@@ -134,8 +134,8 @@ def test_texts_list_no_records(comfyui: Any) -> None:
         ("For programs that only read LoRA, T-LoRA's own and LoRAs.", []),
     ],
 )
-def test_a_list_of_records_is_seen(text: str, found: list[str]) -> None:
-    assert listed_names(text, {"DEFT", "PaRa", "LoRA"}) == found
+def test_a_list_of_records_is_seen(text: str, listed: list[str]) -> None:
+    assert listed_names(text, {"DEFT", "PaRa", "LoRA"}) == listed
 
 
 def test_ids_are_literal_unique_and_all_loaded(comfyui: Any) -> None:
